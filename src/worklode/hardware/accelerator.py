@@ -1,0 +1,68 @@
+"""The accelerator template: what can be chosen about a design, and nothing derived from a cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """One design of the template of docs/notation.md.
+
+    Attributes:
+        name: preset name or "" for a mined design.
+        num_tensor_cores, tensor_core_rows, tensor_core_cols: systolic arrays; rows hold the reduction (K), columns the
+            outputs (N) of a weight-stationary array.
+        num_vector_cores, vector_lanes: SIMD cores and their lanes (one fp32 lane operation per lane and cycle).
+        sram_bytes: global on-chip SRAM shared by all cores [bytes].
+        hbm_stacks, hbm_stack_bytes, hbm_stack_bytes_per_s: off-chip memory, per stack [bytes, bytes/s].
+        clock_hz: clock of all cores [Hz].
+        node_nm: technology node [nm].
+        mac_dtype: operand type of the multipliers (`bfloat16`, `float16`, `int8`), accumulating in 32 bits.
+        tensor_core_buffer_bytes, vector_core_buffer_bytes: local buffer of one core [bytes]; None takes the written
+            rule of `hardware.buffers`.
+        num_links, link_bytes_per_s: chip-to-chip links, rate of one direction of one link [bytes/s].
+    """
+
+    name: str = ""
+    num_tensor_cores: int
+    tensor_core_rows: int
+    tensor_core_cols: int
+    num_vector_cores: int
+    vector_lanes: int
+    sram_bytes: int
+    hbm_stacks: int
+    hbm_stack_bytes: int
+    hbm_stack_bytes_per_s: float
+    clock_hz: float
+    node_nm: int
+    mac_dtype: str = "bfloat16"
+    tensor_core_buffer_bytes: int | None = None
+    vector_core_buffer_bytes: int | None = None
+    num_links: int = 0
+    link_bytes_per_s: float = 0.0
+
+    @property
+    def hbm_bytes(self) -> int:
+        """HBM capacity [bytes]."""
+        return self.hbm_stacks * self.hbm_stack_bytes
+
+    @property
+    def hbm_bytes_per_s(self) -> float:
+        """HBM bandwidth [bytes/s]."""
+        return self.hbm_stacks * self.hbm_stack_bytes_per_s
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate units of the chip."""
+        return self.num_tensor_cores * self.tensor_core_rows * self.tensor_core_cols
+
+    @property
+    def peak_matrix_flops_per_s(self) -> float:
+        """Peak of the tensor cores [FLOP/s], multiply and add counted apart."""
+        return 2.0 * self.macs * self.clock_hz
+
+    @property
+    def total_lanes(self) -> int:
+        """Vector lanes of the chip."""
+        return self.num_vector_cores * self.vector_lanes
