@@ -1,4 +1,4 @@
-"""Errors and faults: what a user can mend is a `SpecError`, what the budget forbids is a value, the rest is a defect."""
+"""Errors and faults: what users can mend is a `SpecError`, an impossible budget is a value, the rest is a defect."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""PyTorch training steps become training graphs; the only place that imports torch."""

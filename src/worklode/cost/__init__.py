@@ -1,0 +1,1 @@
+"""Cost of operators on cores: pure formulas."""

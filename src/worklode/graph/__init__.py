@@ -1,0 +1,1 @@
+"""The training graph: operators, tensors, work, file format, fusion."""

@@ -77,7 +77,7 @@ class TrainingGraph:
         return sum(o.read_bytes + o.write_bytes for o in self.operators)
 
     def saved_bytes(self) -> int:
-        """Bytes that forward keeps for backward, each storage once; parameters, buffers and inputs are not among them."""
+        """Bytes forward keeps for backward, each storage once; parameters, buffers and inputs are not counted."""
         kept = {t.storage: t.bytes for t in self.tensors if t.saved and t.role is TensorRole.ACTIVATION}
         return sum(kept.values())
 

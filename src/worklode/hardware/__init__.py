@@ -1,0 +1,1 @@
+"""The accelerator template, technology constants, area, power and presets."""

@@ -1,0 +1,1 @@
+"""Cutting a training graph over devices."""

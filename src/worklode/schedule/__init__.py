@@ -1,0 +1,1 @@
+"""Scheduling operators on cores and memory bandwidth."""

@@ -1,0 +1,1 @@
+"""Models of the papers, written in plain PyTorch."""
