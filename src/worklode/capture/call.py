@@ -68,13 +68,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What the table says of a call.
+    """What the table says of a call, or of one part of it.
+
+    A call is one operator, except where one ATen call makes both gradients of a product (`convolution_backward`): the
+    table then returns one description for each, because the weight gradient is off the critical path.
 
     Attributes:
         read_bytes, write_bytes: HBM bytes touched of every tensor of `Call.inputs` / `Call.outputs` when each operand
-            moves once. An embedding touches the rows looked up, not the table; 0 for a tensor only its shape is used of.
-        gradient_of: "input" or "weight" where the call itself knows; "both" for a convolution backward that returns
-            both: the recorder calls `split` to get one description for each.
+            moves once. An embedding touches the rows looked up, not the table; 0 for a tensor whose values are unused.
+        outputs: indices into `Call.outputs` of the tensors this part makes.
+        gradient_of: "input" or "weight" where the call itself knows, else "" (the recorder finds out for plain products).
         exact: False for the bytes-and-flops fallback.
     """
 
@@ -82,5 +85,6 @@ class Description:
     work: Work
     read_bytes: tuple[int, ...]
     write_bytes: tuple[int, ...]
+    outputs: tuple[int, ...]
     gradient_of: str = ""
     exact: bool = True
