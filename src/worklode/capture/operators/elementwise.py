@@ -1,0 +1,222 @@
+"""Element-wise operators: lane operations per result element, from the formula beside each entry.
+
+`_foreach_*` of one tensor shares the entry of its base, and so do variants in place. x is the first operand, y the
+second, g the gradient of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worklode.capture.call import Call, Description, TensorMeta
+from worklode.capture.operators.rule import Lanes, Rule, first_output, keyword, on_lanes, overload
+from worklode.graph.operator import OperatorKind
+
+PerElement = Callable[[Call], Lanes]
+
+
+def _scalar(call: Call, index: int) -> float | None:
+    """Argument `index` where it is a number."""
+    value = call.args[index] if index < len(call.args) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _is_complex(call: Call) -> bool:
+    return any(t.dtype.startswith("complex") for t in call.outputs)
+
+
+def _one_value(call: Call, index: int) -> bool:
+    """Whether an operand is a number or a tensor of one element, so that its reciprocal is taken once."""
+    value = call.args[index] if index < len(call.args) else None
+    return not isinstance(value, TensorMeta) or value.elements == 1
+
+
+def add(call: Call) -> Lanes:
+    """Of x + alpha·y: an add, and a multiply where alpha ≠ 1; two reals where complex."""
+    alpha = keyword(call, "alpha", 1)
+    if alpha == 1 and len(call.args) > 2 and isinstance(call.args[2], int | float):
+        alpha = call.args[2]  # add.Scalar takes alpha in place
+    return Lanes((1 + (alpha != 1)) * (1 + _is_complex(call)))
+
+
+def multiply(call: Call) -> Lanes:
+    """Of x·y: one multiply; complex by complex four multiplies and two adds, complex by real two multiplies."""
+    if not _is_complex(call):
+        return Lanes(1)
+    both = sum(t.dtype.startswith("complex") for t in call.inputs) == 2
+    return Lanes(6 if both else 2)
+
+
+def divide(call: Call) -> Lanes:
+    """Of x/y: one special operation, or a multiply where y is one value; rounding modes add one."""
+    rounding = 0 if keyword(call, "rounding_mode") is None else 1
+    if _is_complex(call):
+        return Lanes(8 + rounding, 1)  # x·conj(y) (6), |y|² shared with it (2), one reciprocal
+    return Lanes(1 + rounding) if _one_value(call, 1) else Lanes(rounding, 1)
+
+
+def remainder(call: Call) -> Lanes:
+    """Of x - y·floor(x/y): division, floor, multiply, subtract."""
+    return Lanes(4) if _one_value(call, 1) else Lanes(3, 1)
+
+
+def power(call: Call) -> Lanes:
+    """Of x^y: small integer powers by squaring, ±1/2 by root, -1 by reciprocal, else exp(y·log x)."""
+    exponent = None if overload(call) == "Scalar" else _scalar(call, 1)
+    known = {
+        0.0: Lanes(1),
+        1.0: Lanes(1),
+        2.0: Lanes(1),
+        3.0: Lanes(2),
+        4.0: Lanes(2),
+        0.5: Lanes(0, 1),
+        -0.5: Lanes(0, 1),
+        -1.0: Lanes(0, 1),
+        -2.0: Lanes(1, 1),
+    }
+    return known.get(exponent, Lanes(1, 2)) if exponent is not None else Lanes(1, 2)
+
+
+def gelu(call: Call) -> Lanes:
+    """erf: x/2·(1 + erf(x/√2)) = 4 + erf; tanh: x/2·(1 + tanh(x·(a + b·x²))) = 4 for the argument, tanh, 3."""
+    return Lanes(7, 1) if keyword(call, "approximate", "none") == "tanh" else Lanes(4, 1)
+
+
+def gelu_backward(call: Call) -> Lanes:
+    """erf: g·(Φ + x·φ), Φ = (1 + erf(x/√2))/2 = 3 + erf, φ = c·exp(-x²/2) = 3 + exp, combined 3.
+
+    tanh: t as forward (4 + tanh), g·((1 + t)/2 + x/2·(1 - t²)·(a + 3b·x²)) = 2 + 2 + 2 + 2 + 3.
+    """
+    return Lanes(15, 1) if keyword(call, "approximate", "none") == "tanh" else Lanes(9, 2)
+
+
+def clamp(call: Call) -> Lanes:
+    """One compare-and-select for every bound given."""
+    bounds = [v for v in (*call.args[1:3], *(v for _, v in call.kwargs)) if v is not None]
+    return Lanes(max(1, len(bounds)))
+
+
+def lerp(call: Call) -> Lanes:
+    """Of x + w·(y - x): subtract, multiply, add."""
+    del call
+    return Lanes(3)
+
+
+def add_product(call: Call) -> Lanes:
+    """Of x + value·(y·z): multiply, add, and a multiply where value ≠ 1."""
+    return Lanes(2 + (_value(call) != 1))
+
+
+def add_quotient(call: Call) -> Lanes:
+    """Of x + value·(y/z): division, add, and a multiply where value ≠ 1."""
+    return Lanes(1 + (_value(call) != 1), 1)
+
+
+def _value(call: Call) -> object:
+    """`value` of addcmul and addcdiv: a keyword, or the fourth argument of their `_foreach_` forms."""
+    found = keyword(call, "value", 1)
+    return call.args[3] if found == 1 and len(call.args) > 3 else found
+
+
+def convert(call: Call) -> Lanes:
+    """One move or conversion per element."""
+    del call
+    return Lanes(1)
+
+
+# Lane operations per result element (simple, special), with the formula.
+COUNTS: dict[str, tuple[int, int]] = {
+    # arithmetic, one operation
+    "neg": (1, 0), "abs": (1, 0), "sgn": (1, 0), "sign": (1, 0), "square": (1, 0), "maximum": (1, 0),
+    "minimum": (1, 0), "fmax": (1, 0), "fmin": (1, 0), "clamp_min": (1, 0), "clamp_max": (1, 0), "relu": (1, 0),
+    "relu6": (2, 0), "floor": (1, 0), "ceil": (1, 0), "round": (1, 0), "trunc": (1, 0), "frac": (2, 0),
+    "positive": (1, 0), "rsub": (1, 0), "heaviside": (2, 0), "copysign": (1, 0), "signbit": (1, 0),
+    "nan_to_num": (3, 0), "conj_physical": (1, 0), "deg2rad": (1, 0), "rad2deg": (1, 0),
+    # comparison, logic, selection
+    "eq": (1, 0), "ne": (1, 0), "lt": (1, 0), "le": (1, 0), "gt": (1, 0), "ge": (1, 0), "isnan": (1, 0),
+    "isinf": (1, 0), "isfinite": (1, 0), "isposinf": (1, 0), "isneginf": (1, 0), "logical_and": (1, 0),
+    "logical_or": (1, 0), "logical_not": (1, 0), "logical_xor": (1, 0), "bitwise_and": (1, 0), "bitwise_or": (1, 0),
+    "bitwise_not": (1, 0), "bitwise_xor": (1, 0), "__and__": (1, 0), "__or__": (1, 0), "__xor__": (1, 0),
+    "bitwise_left_shift": (1, 0), "bitwise_right_shift": (1, 0), "__lshift__": (1, 0), "__rshift__": (1, 0),
+    "where": (1, 0), "masked_fill": (1, 0), "threshold": (2, 0), "threshold_backward": (2, 0), "gcd": (8, 0),
+    # transcendental
+    "exp": (0, 1), "exp2": (0, 1), "expm1": (1, 1), "log": (0, 1), "log2": (0, 1), "log10": (0, 1), "log1p": (1, 1),
+    "sqrt": (0, 1), "rsqrt": (0, 1), "reciprocal": (0, 1), "sin": (0, 1), "cos": (0, 1), "tan": (0, 2),
+    "tanh": (0, 1), "erf": (0, 1), "erfc": (1, 1), "erfinv": (0, 1), "asin": (0, 1), "acos": (0, 1), "atan": (0, 1),
+    "sinh": (2, 2), "cosh": (2, 2), "asinh": (3, 2), "acosh": (3, 2), "atanh": (3, 2), "atan2": (1, 2),
+    "lgamma": (8, 2), "digamma": (8, 2), "xlogy": (3, 1), "logaddexp": (4, 2), "logaddexp2": (4, 2),
+    "hypot": (3, 1), "sinc": (2, 2), "logit": (1, 2), "angle": (1, 2), "polar": (2, 2), "special_entr": (2, 1),
+    # activations
+    "sigmoid": (2, 2),  # 1/(1 + exp(-x)): negate, exp, add, divide
+    "silu": (2, 2),  # x/(1 + exp(-x))
+    "mish": (2, 4),  # x·tanh(log(1 + exp x)); exp, add, log, tanh, multiply
+    "hardswish": (4, 0),  # x·min(max(x + 3, 0), 6)/6
+    "hardsigmoid": (4, 0),  # min(max(x + 3, 0), 6)/6
+    "hardtanh": (2, 0),
+    "leaky_relu": (2, 0),  # compare-select, multiply
+    "elu": (4, 1),  # select(x > 0, x, alpha·(exp x - 1)): exp, subtract, multiply, compare, select
+    "softplus": (5, 2),  # select(beta·x > threshold, x, log(1 + exp(beta·x))/beta)
+    "log_sigmoid_forward": (4, 2),  # min(x, 0) - log(1 + exp(-|x|)): min, abs-negate, exp, add, log, subtract
+    "softshrink": (4, 0), "hardshrink": (3, 0),
+    "_prelu_kernel": (2, 0), "glu": (3, 2), "rrelu_with_noise_functional": (2, 0),
+    # their gradients
+    "sigmoid_backward": (3, 0),  # g·s·(1 - s)
+    "tanh_backward": (3, 0),  # g·(1 - t²)
+    "silu_backward": (6, 2),  # s = sigmoid(x) (2 + 2); g·s·(1 + x·(1 - s)): 4 and the multiply of s shared
+    "mish_backward": (8, 5),  # sigmoid, softplus, tanh of x; g·(t + x·s·(1 - t²))
+    "hardswish_backward": (6, 0),  # g·(x < -3 ? 0 : x <= 3 ? x/3 + 1/2 : 1): 2 compares, 2 selects, 2 arithmetic
+    "hardsigmoid_backward": (4, 0),  # g/6 inside (-3, 3)
+    "hardtanh_backward": (3, 0), "leaky_relu_backward": (3, 0),
+    "elu_backward": (5, 1),  # select(x > 0, g, g·alpha·exp x)
+    "softplus_backward": (5, 2),  # g·sigmoid(beta·x) below the threshold
+    "log_sigmoid_backward": (6, 1),  # g·(1 - sigmoid): sign select, z = exp(-|x|) kept in buffer, z/(1 + z)
+    "softshrink_backward": (3, 0), "hardshrink_backward": (3, 0),
+    "_prelu_kernel_backward": (4, 0),  # g·(x > 0 ? 1 : w), and g·x where x <= 0 for w
+    "glu_backward": (6, 2),  # per half: sigmoid of b; g·s and g·a·s·(1 - s); counted per element of the input pair
+    "rrelu_with_noise_backward": (1, 0), "native_dropout_backward": (2, 0),
+    "infinitely_differentiable_gelu_backward": (9, 2),
+    # construction
+    "complex": (2, 0), "_conj_physical": (1, 0), "_to_copy": (1, 0), "view_copy": (1, 0),
+}  # fmt: skip
+
+COMPUTED: dict[str, PerElement] = {
+    "add": add,
+    "sub": add,
+    "subtract": add,
+    "mul": multiply,
+    "div": divide,
+    "true_divide": divide,
+    "floor_divide": lambda call: divide(call).plus(1),
+    "remainder": remainder,
+    "fmod": remainder,
+    "pow": power,
+    "float_power": power,
+    "gelu": gelu,
+    "gelu_backward": gelu_backward,
+    "clamp": clamp,
+    "clip": clamp,
+    "lerp": lerp,
+    "addcmul": add_product,
+    "addcdiv": add_quotient,
+}
+
+
+def _constant(simple: int, special: int) -> PerElement:
+    return lambda call: Lanes(simple, special)
+
+
+def pointwise(per_element: PerElement) -> Rule:
+    """Rule that charges `per_element` for every element of the first result and moves every operand once."""
+
+    def rule(call: Call) -> tuple[Description, ...]:
+        result = first_output(call)
+        elements = result.elements if result is not None else 0
+        return on_lanes(call, OperatorKind.ELEMENTWISE, per_element(call).times(elements))
+
+    return rule
+
+
+RULES: dict[str, Rule] = {
+    **{name: pointwise(_constant(*count)) for name, count in COUNTS.items()},
+    **{name: pointwise(rule) for name, rule in COMPUTED.items()},
+}
