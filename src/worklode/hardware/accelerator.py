@@ -22,6 +22,14 @@ class Accelerator:
         tensor_core_buffer_bytes, vector_core_buffer_bytes: local buffer of one core [bytes]; None takes the written
             rule of `hardware.buffers`.
         num_links, link_bytes_per_s: chip-to-chip links, rate of one direction of one link [bytes/s].
+        family: how the cores are built, which decides overheads of area and energy: `systolic` (software-managed
+            scratchpads, one instruction stream for all lanes: TPU; every mined design unless its budget is of another
+            family), `simt` (multithreaded cores with caches: GPU), `embedded` (an engine inside a system on chip whose
+            host interface, DRAM interface and DRAM are not counted: NVDLA).
+        spare_fraction: manufactured but disabled cores and SRAM, over those enabled (yield harvesting); costs area and
+            leakage and does no work.
+        provisioned_activity: share of the peak dynamic power that the stated power provides for; below 1 only where
+            the published figure is a measured maximum and not a thermal design power.
     """
 
     name: str = ""
@@ -41,6 +49,9 @@ class Accelerator:
     vector_core_buffer_bytes: int | None = None
     num_links: int = 0
     link_bytes_per_s: float = 0.0
+    family: str = "systolic"
+    spare_fraction: float = 0.0
+    provisioned_activity: float = 1.0
 
     @property
     def hbm_bytes(self) -> int:
