@@ -1,0 +1,5 @@
+"""`python -m worklode`: the same as the command `worklode`."""
+
+from worklode.cli import main
+
+main()

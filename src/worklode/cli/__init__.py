@@ -1,0 +1,71 @@
+"""The command line: reads arguments, calls `worklode.api`, prints one document or tables. Entry point `main`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from worklode.cli.outcome import (
+    EXIT_BAD_INPUT,
+    EXIT_DEFECT,
+    EXIT_INTERRUPTED,
+    Outcome,
+    print_error,
+    print_outcome,
+)
+from worklode.errors import Fault, SpecError, WorklodeError
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; nothing is raised for what a user can mend."""
+    from typer.exceptions import TyperException
+
+    from worklode.cli.app import app
+
+    as_json = "--json" in arguments
+    try:
+        # Commands return an Outcome; help and an interrupt come back as exit statuses.
+        result = app(args=list(arguments), prog_name="worklode", standalone_mode=False)
+        if isinstance(result, Outcome):
+            print_outcome(result, as_json=as_json, quiet="--quiet" in arguments or "-q" in arguments)
+            return result.exit_code
+        status = int(result or 0)
+        if status == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        return status
+    except KeyboardInterrupt:
+        print_error(WorklodeError("interrupted"), exit_code=EXIT_INTERRUPTED, as_json=as_json)
+        return EXIT_INTERRUPTED
+    except TyperException as error:
+        return _usage_error(error, as_json=as_json)
+    except WorklodeError as error:
+        print_error(error, exit_code=error.exit_code, as_json=as_json)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is left to say, and Python must not say so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DEFECT
+    except Exception as error:  # the last line of defence: a defect is reported, never dumped
+        if os.environ.get("WORKLODE_TRACEBACK"):
+            raise
+        print_error(error, exit_code=EXIT_DEFECT, as_json=as_json)
+        return EXIT_DEFECT
+
+
+def _usage_error(error: Exception, *, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "worklode"
+    message = getattr(error, "format_message", error.__str__)()
+    if message.strip():
+        problem = message[0].lower() + message[1:].rstrip(".")
+        fault = Fault(where=command, problem=problem, allowed=f"see {command} --help")
+        print_error(SpecError(fault), exit_code=EXIT_BAD_INPUT, as_json=as_json)
+    else:  # no command at all: the help itself is the message
+        sys.stderr.write(context.get_help() + "\n" if context is not None else "see worklode --help\n")
+    return EXIT_BAD_INPUT

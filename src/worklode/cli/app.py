@@ -1,0 +1,192 @@
+"""The commands and their options. Every import of the package happens inside a command, so that help is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worklode.cli import options
+from worklode.cli.outcome import Outcome  # typer evaluates annotations
+
+app = typer.Typer(
+    name="worklode",
+    help="Mines accelerators: a PyTorch training step and a silicon budget in, the best accelerator out.",
+    epilog="Exit status: 0 done, 2 bad input, 3 infeasible, 4 time budget used up, 130 interrupted.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from worklode import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def models(json: options.Json = False) -> Outcome:
+    """List the workloads that have a name."""
+    from worklode.cli.listings import list_models
+
+    return list_models()
+
+
+@app.command()
+def presets(json: options.Json = False, technology: options.Technology = None) -> Outcome:
+    """List the accelerators that have a name, with area and TDP by the model."""
+    from worklode.cli.listings import list_presets
+
+    return list_presets(technology)
+
+
+@app.command()
+def doctor(
+    clear_cache: Annotated[bool, typer.Option("--clear-cache", help="Delete every cached graph.")] = False,
+    json: options.Json = False,
+) -> Outcome:
+    """Show versions, cores, cache and kernels: what a bug report needs."""
+    from worklode.cli.doctor import examine
+
+    return examine(clear=clear_cache)
+
+
+@app.command()
+def capture(
+    workload: options.Workload,
+    batch: options.Batch = None,
+    seq_len: options.SeqLen = None,
+    optimizer: options.Optimizer = None,
+    dtype: options.Dtype = None,
+    recompute: options.Recompute = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    no_cache: options.NoCache = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the graph here.", show_default=False)] = None,
+    fused: Annotated[bool, typer.Option("--fused", help="Show the graph before and after fusion.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Record one training step without allocating it, and say what it consists of."""
+    from worklode.cli.commands import StepOptions, run_capture
+
+    step = StepOptions(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer=optimizer,
+        dtype=dtype,
+        recompute=recompute,
+        accumulation_steps=accumulation_steps,
+        use_cache=not no_cache,
+        quiet=quiet,
+    )
+    return run_capture(workload, step, out=out, fused=fused)
+
+
+@app.command()
+def evaluate(
+    workload: options.Workload,
+    on: Annotated[str, typer.Option("--on", help="Preset or YAML file of an accelerator.", show_default=False)],
+    batch: options.Batch = None,
+    seq_len: options.SeqLen = None,
+    optimizer: options.Optimizer = None,
+    dtype: options.Dtype = None,
+    recompute: options.Recompute = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    no_cache: options.NoCache = False,
+    mode: options.Mode = "split",
+    technology: options.Technology = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a run directory with the trace here.", show_default=False)
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Time one training step on a given accelerator, and say what limits it."""
+    from worklode.cli.commands import StepOptions, run_evaluate
+
+    step = StepOptions(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer=optimizer,
+        dtype=dtype,
+        recompute=recompute,
+        accumulation_steps=accumulation_steps,
+        use_cache=not no_cache,
+        quiet=quiet,
+    )
+    return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out)
+
+
+@app.command()
+def mine(
+    workloads: options.Workloads,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Preset whose area and TDP are the limits, and the baseline.", show_default=False),
+    ] = None,
+    area: Annotated[str | None, typer.Option("--area", help="Die area, such as 600mm2.", show_default=False)] = None,
+    tdp: Annotated[str | None, typer.Option("--tdp", help="Thermal design power, such as 280W.", show_default=False)] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
+    ] = "throughput",
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of the best designs to keep.")] = 10,
+    space: Annotated[
+        Path | None, typer.Option("--space", help="YAML file of the values each part may take.", show_default=False)
+    ] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", help="Stop after this long with the best so far.", show_default=False)
+    ] = None,
+    batch: options.Batch = None,
+    seq_len: options.SeqLen = None,
+    optimizer: options.Optimizer = None,
+    dtype: options.Dtype = None,
+    recompute: options.Recompute = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    no_cache: options.NoCache = False,
+    mode: options.Mode = "split",
+    technology: options.Technology = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run directory; default runs/WORKLOAD-N here.", show_default=False),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Find the accelerator that trains the workload best within a silicon budget."""
+    from worklode.cli.commands import MineRequest, StepOptions, run_mine
+
+    step = StepOptions(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer=optimizer,
+        dtype=dtype,
+        recompute=recompute,
+        accumulation_steps=accumulation_steps,
+        use_cache=not no_cache,
+        quiet=quiet,
+    )
+    request = MineRequest(
+        budget=budget,
+        area=area,
+        tdp=tdp,
+        objective=objective,
+        top_k=top_k,
+        space=space,
+        max_time=max_time,
+        mode=mode,
+        technology=technology,
+        out=out,
+    )
+    return run_mine(tuple(workloads), step, request)

@@ -1,0 +1,63 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Workload = Annotated[
+    str,
+    typer.Argument(
+        help="Name from `worklode models`, file.py:function, a Hugging Face config.json, or a saved graph.",
+        show_default=False,
+    ),
+]
+Workloads = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="WORKLOAD...",
+        help="One or more workloads: name from `worklode models`, file.py:function, config.json, or saved graph.",
+        show_default=False,
+    ),
+]
+
+_STEP = "Training step"
+_OUTPUT = "Output"
+
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Samples of one microbatch.", rich_help_panel=_STEP)]
+SeqLen = Annotated[
+    int | None, typer.Option("--seq-len", min=1, help="Tokens of one sequence.", rich_help_panel=_STEP)
+]
+Optimizer = Annotated[
+    str | None, typer.Option("--optimizer", help="sgd, sgd-momentum, adam or adamw.", rich_help_panel=_STEP)
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="bf16, fp16, fp32, or amp (float32 parameters, products in bfloat16).", rich_help_panel=_STEP)
+]
+Recompute = Annotated[
+    str | None,
+    typer.Option("--recompute", help="What backward computes again instead of keeping: none or full.", rich_help_panel=_STEP),
+]
+AccumulationSteps = Annotated[
+    int | None,
+    typer.Option("--accumulation-steps", min=1, help="Microbatches of one optimizer step.", rich_help_panel=_STEP),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Capture again even where a cached graph fits.", rich_help_panel=_STEP)
+]
+
+Mode = Annotated[
+    str, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")
+]
+Technology = Annotated[
+    Path | None, typer.Option("--technology", help="YAML file laid over the built-in technology constants.", show_default=False)
+]
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.", rich_help_panel=_OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=_OUTPUT)
+]

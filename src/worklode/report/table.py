@@ -1,0 +1,362 @@
+"""Terminal tables of results, made from the documents that `--json` prints, so both always say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worklode.report.quantity import count, factor, percent, quantity, seconds, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of an evaluation: what it is called, how it is read from the document and written.
+
+    Attributes:
+        better: +1 where more is better, -1 where less is, 0 where neither: decides whether a change is shown.
+    """
+
+    label: str
+    text: Callable[[Document], str]
+    value: Callable[[Document], float | None] = lambda _: None
+    better: int = 0
+
+
+def evaluation_report(document: Document) -> Iterator[RenderableType]:
+    """What `evaluate` prints: the workload, the design and its figures, area and power by part, memory, warnings."""
+    yield _title("Evaluation", document)
+    table = _grid("", "")
+    for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
+        _add(table, row.label, row.text(document))
+    yield table
+    yield from _split_tables(document)
+    yield from _notes(document)
+
+
+def mining_report(document: Document) -> Iterator[RenderableType]:
+    """What `mine` prints: best design beside the baseline, the next best, how the search went, warnings."""
+    best = document.get("best")
+    yield _title("Mining", {**document, "workload": document.get("workload") or (best or {}).get("workload")})
+    if best is None:
+        yield from _infeasible(document)
+        return
+    yield _comparison(best, document.get("budget_baseline"))
+    yield from _verdict(document)
+    yield from _split_tables(best)
+    yield from _top_k(document.get("top_k", ()))
+    yield from _search(document)
+    yield from _notes(document)
+
+
+def capture_report(document: Document) -> Iterator[RenderableType]:
+    """What `capture` prints: size and work of the step, and how much of it is costed exactly."""
+    yield _title("Captured", document)
+    workload = document["workload"]
+    table = _grid("", "")
+    _add(table, "parameters", f"{count(workload['parameters'])} ({count(workload['trainable_parameters'])} trainable)")
+    _add(table, "operators", count(workload["operators"]))
+    _add(table, "FLOPs", f"{quantity(workload['flops'], 'FLOP')} ({quantity(workload['flops_forward'], 'FLOP')} forward)")
+    _add(table, "of them matrix products", quantity(workload["matrix_flops"], "FLOP"))
+    _add(table, "kept for backward", size(workload["saved_bytes"]))
+    _add(table, "samples", count(workload["samples"]) + (f", {count(workload['tokens'])} tokens" if workload["tokens"] else ""))
+    coverage = document.get("coverage", {})
+    _add(table, "costed exactly", _coverage(coverage))
+    fallback = coverage.get("fallback_operators", ())
+    if fallback:
+        _add(table, "by bytes and FLOPs only", ", ".join(_fallback_name(entry) for entry in fallback))
+    if document.get("graph_file"):
+        _add(table, "graph file", str(document["graph_file"]))
+    yield table
+    yield from _notes(document)
+
+
+def listing(rows: Sequence[Mapping[str, object]], *, right: Sequence[str] = ()) -> Table:
+    """Plain table of equal rows; `right` names the columns of numbers."""
+    table = _table()
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column == next(iter(rows[0])))
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+_RESOURCES = {"tensor_core": "tensor cores", "vector_core": "vector cores", "hbm": "HBM"}
+
+
+# -- the rows of an evaluation ------------------------------------------------------------------------------------
+
+
+def _hardware(name: str) -> Callable[[Document], Any]:
+    return lambda document: document["accelerator"].get(name)
+
+
+def _figure(name: str) -> Callable[[Document], Any]:
+    return lambda document: document.get(name)
+
+
+def _used(name: str) -> Callable[[Document], Any]:
+    return lambda document: document.get("utilization", {}).get(name)
+
+
+def _number(
+    label: str, value: Callable[[Document], Any], write: Callable[[float | None], str], *, better: int = 0
+) -> Row:
+    return Row(label=label, text=lambda document: write(value(document)), value=value, better=better)
+
+
+def _tensor_cores(document: Document) -> str:
+    a = document["accelerator"]
+    return f"{a['num_tensor_cores']} of {a['tensor_core_rows']} x {a['tensor_core_cols']}"
+
+
+def _vector_cores(document: Document) -> str:
+    a = document["accelerator"]
+    return f"{a['num_vector_cores']} of {a['vector_lanes']} lanes"
+
+
+def _hbm(document: Document) -> str:
+    a = document["accelerator"]
+    return f"{size(a['hbm_bytes'])}, {quantity(a['hbm_bytes_per_s'], 'B/s')}"
+
+
+def _clock(document: Document) -> str:
+    a = document["accelerator"]
+    return f"{quantity(a['clock_hz'], 'Hz')}, {a['node_nm']} nm"
+
+
+def _memory_total(document: Document) -> float | None:
+    parts = document.get("memory_bytes") or {}
+    return parts.get("total", sum(_memory_parts(document).values()) if parts else None)
+
+
+def _memory_parts(document: Document) -> dict[str, float]:
+    """Memory by role; the total and whether it fits are no parts."""
+    parts = document.get("memory_bytes") or {}
+    return {name: needed for name, needed in parts.items() if name not in ("total", "fits")}
+
+
+def _bound_by(document: Document) -> str:
+    """What the iteration time consists of, largest first; what explains less than 1 % is left out."""
+    shares = sorted((document.get("bound_by") or {}).items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{_RESOURCES.get(name, name)} {share:.0%}" for name, share in shares if share >= 0.01) or "-"
+
+
+def _memory(document: Document) -> str:
+    total = _memory_total(document)
+    capacity = document["accelerator"].get("hbm_bytes")
+    if total is None or not capacity:
+        return size(total)
+    return f"{size(total)} of {size(capacity)}" + (" (does not fit)" if total > capacity else "")
+
+
+def _watt(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} W" if value >= 100 else f"{value:.1f} W"
+
+
+def _square_mm(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} mm2" if value >= 100 else f"{value:.1f} mm2"
+
+
+_DESIGN_ROWS = (
+    Row(label="tensor cores", text=_tensor_cores),
+    Row(label="vector cores", text=_vector_cores),
+    _number("SRAM", _hardware("sram_bytes"), size),
+    Row(label="HBM", text=_hbm),
+    Row(label="clock, node", text=_clock),
+    _number("area", _hardware("area_mm2"), _square_mm),
+    _number("TDP", _hardware("tdp_w"), _watt),
+)
+
+_FIGURE_ROWS = (
+    _number("iteration time", _figure("iteration_time_s"), seconds, better=-1),
+    _number("throughput", _figure("samples_per_s"), lambda v: quantity(v, "samples/s"), better=1),
+    _number("throughput / TDP", _figure("samples_per_s_per_w"), lambda v: quantity(v, "samples/s/W"), better=1),
+    _number("energy per iteration", _figure("energy_j"), lambda v: quantity(v, "J"), better=-1),
+    _number("tensor cores busy", _used("tensor_core"), percent),
+    _number("vector cores busy", _used("vector_core"), percent),
+    _number("HBM busy", _used("hbm"), percent),
+    _number("MAC utilisation", _used("macs"), percent, better=1),
+    Row(label="time bound by", text=_bound_by),
+    Row(label="memory needed", text=_memory, value=_memory_total),
+)
+
+
+# -- parts of reports ---------------------------------------------------------------------------------------------
+
+
+def _table(**options: Any) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", **options)
+
+
+def _grid(*columns: str) -> Table:
+    table = _table(show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, style="dim" if index == 0 else "", no_wrap=index == 0)
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    from rich.text import Text
+
+    # Text, not markup: a module named `[red]` is a name.
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def _title(what: str, document: Document) -> RenderableType:
+    from rich.text import Text
+
+    workload = document.get("workload") or {}
+    names = [w["name"] for w in workload] if isinstance(workload, list | tuple) else [workload.get("name", "")]
+    design = (document.get("accelerator") or {}).get("name")
+    title = f"{what}: {', '.join(name for name in names if name)}" + (f" on {design}" if design else "")
+    return Text(title + "\n", style="bold")
+
+
+def _comparison(best: Document, baseline: Document | None) -> Table:
+    if baseline is None:
+        table = _grid("", "best design")
+        for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
+            _add(table, row.label, row.text(best))
+        return table
+    name = baseline["accelerator"].get("name") or "budget"
+    table = _grid("", "best design", name, "gain")
+    for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
+        _add(table, row.label, row.text(best), row.text(baseline), _gain(row, best, baseline))
+    return table
+
+
+def _gain(row: Row, best: Document, baseline: Document) -> str:
+    ours, theirs = row.value(best), row.value(baseline)
+    if not row.better or not ours or not theirs:
+        return ""
+    return factor(ours / theirs if row.better > 0 else theirs / ours)
+
+
+def _verdict(document: Document) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    sentences = []
+    improvement = document.get("improvement")
+    if improvement is not None:
+        sentences.append(f"{factor(improvement)} the budget design in {document.get('objective', 'the objective')}.")
+    gap = document.get("optimality_gap")
+    if gap is not None:
+        sentences.append(
+            "Proven optimal in this space." if gap <= 0 else f"No design of the space can be better by more than {percent(gap)}."
+        )
+    if sentences:
+        yield Text("\n" + " ".join(sentences), style="bold green")
+
+
+def _split_tables(document: Document) -> Iterator[RenderableType]:
+    accelerator = document["accelerator"]
+    area, power = accelerator.get("area_parts_mm2") or {}, accelerator.get("tdp_parts_w") or {}
+    if area or power:
+        parts = [*area, *(name for name in power if name not in area)]
+        table = _table()
+        table.add_column("part", no_wrap=True)
+        for column in ("area", "share", "power", "share"):
+            table.add_column(column, justify="right")
+        for part in sorted(parts, key=lambda name: -area.get(name, 0.0)):
+            _add(
+                table,
+                part.replace("_", " "),
+                *(_square_mm(area.get(part)), _share(area, part), _watt(power.get(part)), _share(power, part)),
+            )
+        yield ""
+        yield table
+    memory = _memory_parts(document)
+    if any(memory.values()):
+        table = _table()
+        table.add_column("memory", no_wrap=True)
+        table.add_column("size", justify="right")
+        for name, needed in sorted(memory.items(), key=lambda pair: -pair[1]):
+            if needed:
+                _add(table, name.replace("_", " "), size(needed))
+        yield ""
+        yield table
+
+
+def _share(parts: Mapping[str, float], part: str) -> str:
+    total = sum(parts.values())
+    return percent(parts[part] / total) if part in parts and total else "-"
+
+
+def _top_k(designs: Sequence[Document]) -> Iterator[RenderableType]:
+    if not designs:
+        return
+    table = _table(title="Best designs", title_justify="left", title_style="bold")
+    columns = ("#", "tensor cores", "vector cores", "SRAM", "HBM", "area", "TDP", "time", "samples/s", "samples/s/W")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for rank, design in enumerate(designs, start=1):
+        a = design["accelerator"]
+        _add(
+            table,
+            str(rank),
+            f"{a['num_tensor_cores']} x {a['tensor_core_rows']}x{a['tensor_core_cols']}",
+            f"{a['num_vector_cores']} x {a['vector_lanes']}",
+            size(a["sram_bytes"]),
+            quantity(a["hbm_bytes_per_s"], "B/s"),
+            f"{a['area_mm2']:.0f}",
+            f"{a['tdp_w']:.0f}",
+            seconds(design.get("iteration_time_s")),
+            quantity(design.get("samples_per_s"), ""),
+            quantity(design.get("samples_per_s_per_w"), ""),
+        )
+    yield ""
+    yield table
+
+
+def _search(document: Document) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    search = document.get("search")
+    if not search:
+        return
+    yield Text(
+        f"\nSearched {count(search['space_size'])} designs: {count(search['evaluated'])} evaluated, "
+        f"{count(search['pruned'])} ruled out by bounds, in {seconds(search['wall_time_s'])}."
+    )
+
+
+def _infeasible(document: Document) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    yield Text("No design of the space fits the budget.", style="bold red")
+    reasons = document.get("infeasible") or ()
+    for reason in [reasons] if isinstance(reasons, Mapping) else reasons:
+        demand, limit = reason.get("demand"), reason.get("limit")
+        yield Text(f"  {reason.get('constraint', 'constraint')}: needs {demand}, limit {limit}. {reason.get('remedy', '')}")
+    yield from _search(document)
+    yield from _notes(document)
+
+
+def _notes(document: Document) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    for warning in document.get("warnings", ()):
+        yield Text(f"warning: {warning}", style="yellow")
+    for note in document.get("notes", ()):
+        yield Text(f"note: {note}", style="dim")
+
+
+def _coverage(coverage: Document) -> str:
+    flops, moved = coverage.get("flops_exact"), coverage.get("bytes_exact")
+    return f"{percent(flops)} of FLOPs, {percent(moved)} of bytes"
+
+
+def _fallback_name(entry: object) -> str:
+    if isinstance(entry, Mapping):
+        return f"{entry.get('name')} ({entry.get('count')})"
+    return str(entry)
