@@ -1,0 +1,79 @@
+"""From an exception somewhere inside torch to a fault that names the user's line and the construct."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import Path
+
+import torch
+from torch._subclasses import fake_tensor
+
+from worklode.capture.policy import REFUSED, DataDependentError
+from worklode.errors import CaptureError, Fault
+
+_OWN_FOLDER = str(Path(__file__).parent)
+_LIBRARY_FOLDERS = (
+    str(Path(torch.__file__).parent),
+    _OWN_FOLDER,
+    str(Path(traceback.__file__).parent),
+    "<frozen",
+    "<string",
+)
+_DATA_DEPENDENT = (
+    DataDependentError,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedOperatorException,
+)
+
+
+def user_line(error: BaseException, user_file: Path | None = None) -> str:
+    """`line 12: y = x[mask]` of the user's innermost frame, the file in front where it is not the user's own.
+
+    Frames of `user_file` come first, then those outside of torch, Python's library and this package.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if user_file is not None and Path(frame.filename) == user_file]
+    outside = [frame for frame in frames if not frame.filename.startswith(_LIBRARY_FOLDERS)]
+    for found in (own, outside):
+        if found:
+            frame = found[-1]
+            text = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+            place = "" if own else f"{Path(frame.filename).name} "
+            return f"{place}line {frame.lineno}: {text}"
+    return ""
+
+
+def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | None = None) -> CaptureError:
+    """The error to raise when the user's step failed.
+
+    Args:
+        error: what was raised.
+        where: the workload.
+        doing: what failed, "forward", "the loss", ...
+        user_file: file the workload came from.
+    """
+    if isinstance(error, CaptureError):
+        return error
+    path = user_line(error, user_file)
+    if isinstance(error, _DATA_DEPENDENT):
+        return CaptureError(
+            Fault(
+                where=where,
+                path=path,
+                value=_construct(error),
+                problem=f"{doing} depends on the values of tensors, and a capture has none",
+                allowed="shapes, sizes and branches that follow from the shapes of the inputs",
+            )
+        )
+    text = " ".join(str(error).split()).partition(" Exception raised from")[0][:500]
+    return CaptureError(Fault(where=where, path=path, problem=f"{doing} raised {type(error).__name__}: {text}"))
+
+
+def _construct(error: BaseException) -> str:
+    """The operator or Python construct that asked for values."""
+    if isinstance(error, DataDependentError):
+        return error.construct
+    name = str(getattr(error, "func", "") or error)
+    return REFUSED.get(name, name)

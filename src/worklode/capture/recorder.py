@@ -1,0 +1,310 @@
+"""The recorder: a dispatch mode that writes down every ATen operator of the step, above fake tensors."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from worklode.capture import policy
+from worklode.capture.call import Call, Description
+from worklode.capture.fake_device import Fakes
+from worklode.capture.recording import Record, Recording, Signature
+from worklode.capture.to_call import exploded, is_multi_tensor, record_call
+from worklode.graph.operator import Phase, TensorRole
+
+Describe = Callable[[Call], tuple[Description, ...]]
+
+_ALLOCATIONS = frozenset(
+    "empty empty_like empty_strided empty_permuted new_empty new_empty_strided resize_ resize_as_ set_ "
+    "_resize_output_ lift lift_fresh".split()
+)
+"""Packets that give memory but do no work."""
+
+_EMBEDDING = torch.ops.aten.embedding.default
+_SILENT_NAMESPACES = ("prim", "profiler")
+
+
+class _Operator:
+    """What the recorder wants to know of an operator overload, found out once."""
+
+    __slots__ = ("multi_tensor", "mutates", "packet", "silent")
+
+    def __init__(self, func: OpOverload) -> None:
+        namespace, self.packet = func._schema.name.split("::")
+        self.silent = namespace in _SILENT_NAMESPACES or func.is_view or self.packet in _ALLOCATIONS
+        self.mutates = func._schema.is_mutable
+        self.multi_tensor = is_multi_tensor(func)
+
+
+class _Slot:
+    """Stands for a tensor of one shape, strides and type in the key of a signature; equal ones are one object."""
+
+    __slots__ = ()
+
+
+class _Shape:
+    """A distinct call: its signature, how many tensors its result has, and where its other outputs are found."""
+
+    __slots__ = ("results", "signature", "written")
+
+    def __init__(self, signature: int, results: int, written: tuple[int, ...]) -> None:
+        self.signature = signature
+        self.results = results
+        self.written = written
+
+
+class StepRecorder(TorchDispatchMode):
+    """Records operators while `phase` is set; answers data-dependent questions by `policy` at all times."""
+
+    def __init__(self, module_names: dict[int, str], describe: Describe, fakes: Fakes) -> None:
+        """Names of modules by `id`, the operator table, and the converter for real tensors met on the way."""
+        super().__init__()
+        self.recording = Recording()
+        self.phase: Phase | None = None
+        self.owner_of: dict[int, str] = {}
+        self._module_names = module_names
+        self._describe = describe
+        self._fakes = fakes
+        self._stack: list[str] = []
+        self._sequence_numbers: list[int] = []
+        self._sequence_modules: list[str] = []
+        self._last_module = ""
+        self._operators: dict[OpOverload, _Operator] = {}
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._slots: dict[tuple[Any, ...], _Slot] = {}
+        self._storages: dict[int, int] = {}
+        self._kept: list[torch.UntypedStorage] = []
+        self._last_writer: dict[int, str] = {}
+
+    # ---------------------------------------------------------------------------------------------- storages
+
+    def storage(self, tensor: torch.Tensor) -> int:
+        """Number of the storage behind a tensor; the storage is kept alive so that its address stays its own."""
+        memory = (tensor if tensor.layout is torch.strided else tensor._values()).untyped_storage()
+        number = self._storages.get(memory._cdata)
+        if number is None:
+            number = len(self._kept)
+            self._storages[memory._cdata] = number
+            self._kept.append(memory)
+            self.recording.dtypes.append(str(tensor.dtype).removeprefix("torch."))
+        return number
+
+    def set_role(self, tensor: torch.Tensor, role: TensorRole, name: str = "") -> None:
+        """Say what a tensor is to the step; the first role of a storage stays."""
+        self.recording.roles.setdefault(self.storage(tensor), (role, name))
+
+    def finish(self) -> Recording:
+        """The recording, with the final size of every storage."""
+        self.recording.storage_bytes = [memory.nbytes() for memory in self._kept]
+        return self.recording
+
+    # ------------------------------------------------------------------------------------------------ modules
+
+    @contextmanager
+    def following_modules(self) -> Iterator[None]:
+        """Keep track of the module whose forward runs."""
+        entering = torch.nn.modules.module.register_module_forward_pre_hook(self._enter)
+        leaving = torch.nn.modules.module.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            entering.remove()
+            leaving.remove()
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """Act as if the forward of module `name` were running."""
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._stack.pop()
+
+    def _enter(self, module: torch.nn.Module, args: object) -> None:
+        name = self._module_names.get(id(module))
+        self._stack.append(name if name is not None else self._stack[-1] if self._stack else "")
+
+    def _leave(self, module: torch.nn.Module, args: object, result: object) -> None:
+        self._stack.pop()
+
+    # --------------------------------------------------------------------------------------------- operators
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator on fake tensors and write it down."""
+        kwargs = kwargs or {}
+        operator = self._operators.get(func)
+        if operator is None:
+            operator = self._operators[func] = _Operator(func)
+        with torch._C.DisableTorchFunction():
+            if func is policy.SCALAR:
+                return self._scalar(func, args)
+            if operator.packet not in _ALLOCATIONS:
+                args, kwargs = self._all_fake(args), {name: self._all_fake(value) for name, value in kwargs.items()}
+            if func in policy.SELECTIONS and policy.selects(func, args):
+                self._note(f"{operator.packet}: as if all elements were selected")
+                args, result = policy.selection(func, args, kwargs)
+            elif self.phase is not None and str(func) in policy.REFUSED:
+                raise policy.DataDependentError(policy.REFUSED[str(func)])
+            else:
+                result = func(*args, **kwargs)
+            if self.phase is None:
+                return result
+            phase, module = self._place()
+            if operator.silent:
+                return result
+            if operator.multi_tensor:
+                for one_args, one_kwargs, one_result in exploded(func, args, kwargs, result):
+                    self._add(func, operator, one_args, one_kwargs, one_result, phase, module)
+            else:
+                self._add(func, operator, args, kwargs, result, phase, module)
+        return result
+
+    def _scalar(self, func: OpOverload, args: tuple[Any, ...]) -> Any:
+        """A number out of a tensor: the true one where torch knows it, else the policy's."""
+        tensor = args[0]
+        if not isinstance(tensor, FakeTensor) or tensor.constant is not None:
+            return func(*args)
+        if self.phase in (None, Phase.OPTIMIZER) and tensor.dtype != torch.bool:
+            return 1 if not tensor.dtype.is_floating_point else 1.0  # the step count of an optimizer
+        answer, note = policy.scalar(tensor, self._last_writer.get(self.storage(tensor), ""))
+        self._note(note)
+        return answer
+
+    def _note(self, text: str) -> None:
+        module = self._stack[-1] if self._stack else ""
+        self.recording.notes[f"{text} (in {module or 'the outermost module'})"] += 1
+
+    def _all_fake(self, value: Any) -> Any:
+        """Arguments with the real tensors among them (module constants, globals) made fake."""
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            fake = self._fakes(value)
+            self.set_role(fake, TensorRole.BUFFER)
+            return fake
+        if kind is tuple:
+            for item in value:
+                found = type(item)
+                if found is torch.Tensor or found is torch.nn.Parameter or found is list or found is tuple:
+                    return tuple([self._all_fake(item) for item in value])
+        elif kind is list:
+            return [self._all_fake(item) for item in value]
+        return value
+
+    def _place(self) -> tuple[Phase, str]:
+        """Phase and module of the operator that runs now."""
+        phase = self.phase
+        assert phase is not None
+        stack = self._stack
+        if phase is Phase.FORWARD:
+            self._mark(stack[-1] if stack else "")
+            return (Phase.FORWARD, stack[-1]) if stack else (Phase.LOSS, "")
+        if phase is Phase.OPTIMIZER:
+            return phase, ""
+        node = torch._C._current_autograd_node()
+        # only a recomputed forward runs modules, or builds graph from within a node, in backward
+        if stack or (node is not None and torch.is_grad_enabled()):
+            module = stack[-1] if stack else self._module_of(node)
+            self._mark(module)
+            return Phase.RECOMPUTE, module
+        if node is not None and type(node).__name__ == "AccumulateGrad":
+            return Phase.ACCUMULATE, self._last_module
+        self._last_module = self._module_of(node)
+        return Phase.BACKWARD, self._last_module
+
+    def _mark(self, module: str) -> None:
+        """Remember which module the newest autograd node belongs to. Numbers only grow: backward runs in this thread."""
+        newest = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
+        if not self._sequence_numbers or newest > self._sequence_numbers[-1]:
+            self._sequence_numbers.append(newest)
+            self._sequence_modules.append(module)
+
+    def _module_of(self, node: Any) -> str:
+        """Module whose forward made an autograd node. Operators in place make extra nodes: take the next one known."""
+        if node is None:
+            return self._last_module
+        place = bisect_left(self._sequence_numbers, node._sequence_nr())
+        return self._sequence_modules[place] if place < len(self._sequence_modules) else self._last_module
+
+    def _add(
+        self,
+        func: OpOverload,
+        operator: _Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        phase: Phase,
+        module: str,
+    ) -> None:
+        """Write down one operator, unless it only made a view."""
+        tensors: list[torch.Tensor] = []
+        key: list[Any] = [func]
+        for value in args:
+            key.append(self._key(value, tensors))
+        for name, value in kwargs.items():
+            key.append(name)
+            key.append(self._key(value, tensors))
+        inputs = tuple([self.storage(tensor) for tensor in tensors])
+        results: list[torch.Tensor] = []
+        key.append(self._key(result, results))
+        outputs = tuple([self.storage(tensor) for tensor in results])
+        if not operator.mutates and outputs and all(output in inputs for output in outputs):
+            return
+        signature_key = tuple(key)
+        shape = self._shapes.get(signature_key)
+        if shape is None:
+            shape = self._new_shape(func, args, kwargs, result, tensors, results)
+            self._shapes[signature_key] = shape
+        if shape.written:
+            outputs += tuple([inputs[index] for index in shape.written])
+        if phase is Phase.OPTIMIZER or phase is Phase.ACCUMULATE:
+            owners = [self.owner_of[number] for number in inputs if number in self.owner_of]
+            module = owners[0] if owners else module
+        elif func is _EMBEDDING and self.recording.roles.get(inputs[1], ("",))[0] is TensorRole.INPUT:
+            self.recording.embedded_inputs.append(tensors[1].numel() if tensors[1].dim() > 1 else 0)
+        for output in outputs:
+            self._last_writer[output] = f"aten.{operator.packet}"
+        self.recording.records.append(Record(shape.signature, inputs, outputs, phase, module))
+
+    def _key(self, value: Any, tensors: list[torch.Tensor]) -> Any:
+        """A hashable stand-in for an argument; its tensors are appended to `tensors`, depth first."""
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+            if value.layout is torch.strided:
+                shape = (value.shape, value.stride(), value.dtype)
+            else:
+                shape = (value.shape, value._values().shape, value.dtype)
+            slot = self._slots.get(shape)
+            if slot is None:
+                slot = self._slots[shape] = _Slot()
+            return slot
+        if isinstance(value, list | tuple):
+            return tuple([self._key(item, tensors) for item in value])
+        # 1, 1.0 and True are equal keys, but not equal arguments
+        return (type(value), value) if isinstance(value, int | float) else value
+
+    def _new_shape(
+        self,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        tensors: list[torch.Tensor],
+        results: list[torch.Tensor],
+    ) -> _Shape:
+        """Describe a call not seen before."""
+        call, inputs, outputs = record_call(func, args, kwargs, result)
+        same = len(inputs) == len(tensors) and all(a is b for a, b in zip(inputs, tensors, strict=True))
+        assert same, f"{call.name}: the tensors of the call are not those recorded"
+        places = {id(tensor): index for index, tensor in enumerate(tensors)}
+        written = tuple(places[id(tensor)] for tensor in outputs[len(results) :])
+        self.recording.signatures.append(Signature(call=call, descriptions=self._describe(call)))
+        return _Shape(len(self.recording.signatures) - 1, len(results), written)
