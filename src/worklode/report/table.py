@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worklode.report.quantity import count, factor, percent, quantity, seconds, size
+from worklode.report.quantity import MISSING, area, bandwidth, count, frequency, percent, plain, power, ratio, seconds, si, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,10 +32,7 @@ class Row:
 def evaluation_report(document: Document) -> Iterator[RenderableType]:
     """What `evaluate` prints: the workload, the design and its figures, area and power by part, memory, warnings."""
     yield _title("Evaluation", document)
-    table = _grid("", "")
-    for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
-        _add(table, row.label, row.text(document))
-    yield table
+    yield _figures(("", ""), lambda row: (row.text(document),))
     yield from _split_tables(document)
     yield from _notes(document)
 
@@ -62,8 +59,8 @@ def capture_report(document: Document) -> Iterator[RenderableType]:
     table = _grid("", "")
     _add(table, "parameters", f"{count(workload['parameters'])} ({count(workload['trainable_parameters'])} trainable)")
     _add(table, "operators", count(workload["operators"]))
-    _add(table, "FLOPs", f"{quantity(workload['flops'], 'FLOP')} ({quantity(workload['flops_forward'], 'FLOP')} forward)")
-    _add(table, "of them matrix products", quantity(workload["matrix_flops"], "FLOP"))
+    _add(table, "FLOPs", f"{_flops(workload['flops'])} ({_flops(workload['flops_forward'])} forward)")
+    _add(table, "of them matrix products", _flops(workload["matrix_flops"]))
     _add(table, "kept for backward", size(workload["saved_bytes"]))
     _add(table, "samples", count(workload["samples"]) + (f", {count(workload['tokens'])} tokens" if workload["tokens"] else ""))
     coverage = document.get("coverage", {})
@@ -75,6 +72,14 @@ def capture_report(document: Document) -> Iterator[RenderableType]:
         _add(table, "graph file", str(document["graph_file"]))
     yield table
     yield from _notes(document)
+
+
+def facts(*pairs: tuple[str, str]) -> Table:
+    """Two columns: what and how much."""
+    table = _grid("", "")
+    for label, value in pairs:
+        _add(table, label, value)
+    return table
 
 
 def listing(rows: Sequence[Mapping[str, object]], *, right: Sequence[str] = ()) -> Table:
@@ -113,7 +118,7 @@ def _number(
 
 def _tensor_cores(document: Document) -> str:
     a = document["accelerator"]
-    return f"{a['num_tensor_cores']} of {a['tensor_core_rows']} x {a['tensor_core_cols']}"
+    return f"{a['num_tensor_cores']} of {a['tensor_core_rows']}x{a['tensor_core_cols']} MACs"
 
 
 def _vector_cores(document: Document) -> str:
@@ -123,12 +128,12 @@ def _vector_cores(document: Document) -> str:
 
 def _hbm(document: Document) -> str:
     a = document["accelerator"]
-    return f"{size(a['hbm_bytes'])}, {quantity(a['hbm_bytes_per_s'], 'B/s')}"
+    return f"{size(a['hbm_bytes'])}, {bandwidth(a['hbm_bytes_per_s'])}"
 
 
 def _clock(document: Document) -> str:
     a = document["accelerator"]
-    return f"{quantity(a['clock_hz'], 'Hz')}, {a['node_nm']} nm"
+    return f"{frequency(a['clock_hz'])}, {a['node_nm']} nm"
 
 
 def _memory_total(document: Document) -> float | None:
@@ -145,7 +150,7 @@ def _memory_parts(document: Document) -> dict[str, float]:
 def _bound_by(document: Document) -> str:
     """What the iteration time consists of, largest first; what explains less than 1 % is left out."""
     shares = sorted((document.get("bound_by") or {}).items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{_RESOURCES.get(name, name)} {share:.0%}" for name, share in shares if share >= 0.01) or "-"
+    return ", ".join(f"{_RESOURCES.get(name, name)} {share:.0%}" for name, share in shares if share >= 0.01) or MISSING
 
 
 def _memory(document: Document) -> str:
@@ -156,13 +161,18 @@ def _memory(document: Document) -> str:
     return f"{size(total)} of {size(capacity)}" + (" (does not fit)" if total > capacity else "")
 
 
-def _watt(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} W" if value >= 100 else f"{value:.1f} W"
+def _phases(document: Document) -> str:
+    phases = document.get("phase_time_s") or {}
+    total = sum(phases.values())
+    return ", ".join(f"{name} {time / total:.0%}" for name, time in phases.items() if time >= 0.01 * total) or MISSING
 
 
-def _square_mm(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} mm2" if value >= 100 else f"{value:.1f} mm2"
+def _largest_memory(document: Document) -> str:
+    parts = sorted(_memory_parts(document).items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{name.replace('_', ' ')} {size(needed)}" for name, needed in parts[:3] if needed) or MISSING
 
+
+_flops = si("FLOP")
 
 _DESIGN_ROWS = (
     Row(label="tensor cores", text=_tensor_cores),
@@ -170,21 +180,23 @@ _DESIGN_ROWS = (
     _number("SRAM", _hardware("sram_bytes"), size),
     Row(label="HBM", text=_hbm),
     Row(label="clock, node", text=_clock),
-    _number("area", _hardware("area_mm2"), _square_mm),
-    _number("TDP", _hardware("tdp_w"), _watt),
+    _number("area", _hardware("area_mm2"), area),
+    _number("TDP", _hardware("tdp_w"), power),
 )
 
 _FIGURE_ROWS = (
     _number("iteration time", _figure("iteration_time_s"), seconds, better=-1),
-    _number("throughput", _figure("samples_per_s"), lambda v: quantity(v, "samples/s"), better=1),
-    _number("throughput / TDP", _figure("samples_per_s_per_w"), lambda v: quantity(v, "samples/s/W"), better=1),
-    _number("energy per iteration", _figure("energy_j"), lambda v: quantity(v, "J"), better=-1),
+    _number("throughput", _figure("samples_per_s"), plain("samples/s"), better=1),
+    _number("throughput / TDP", _figure("samples_per_s_per_w"), plain("samples/s/W"), better=1),
+    _number("energy per iteration", _figure("energy_j"), si("J"), better=-1),
     _number("tensor cores busy", _used("tensor_core"), percent),
     _number("vector cores busy", _used("vector_core"), percent),
     _number("HBM busy", _used("hbm"), percent),
     _number("MAC utilisation", _used("macs"), percent, better=1),
     Row(label="time bound by", text=_bound_by),
-    Row(label="memory needed", text=_memory, value=_memory_total),
+    Row(label="time by phase", text=_phases),
+    Row(label="memory needed", text=_memory),
+    Row(label="most of it", text=_largest_memory),
 )
 
 
@@ -222,24 +234,31 @@ def _title(what: str, document: Document) -> RenderableType:
     return Text(title + "\n", style="bold")
 
 
+def _figures(columns: tuple[str, ...], cells: Callable[[Row], tuple[str, ...]]) -> Table:
+    """The rows of a design, a blank line, and the rows of what it does."""
+    table = _grid(*columns)
+    for row in _DESIGN_ROWS:
+        _add(table, row.label, *cells(row))
+    _add(table)
+    for row in _FIGURE_ROWS:
+        _add(table, row.label, *cells(row))
+    return table
+
+
 def _comparison(best: Document, baseline: Document | None) -> Table:
     if baseline is None:
-        table = _grid("", "best design")
-        for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
-            _add(table, row.label, row.text(best))
-        return table
+        return _figures(("", "best design"), lambda row: (row.text(best),))
     name = baseline["accelerator"].get("name") or "budget"
-    table = _grid("", "best design", name, "gain")
-    for row in (*_DESIGN_ROWS, *_FIGURE_ROWS):
-        _add(table, row.label, row.text(best), row.text(baseline), _gain(row, best, baseline))
-    return table
+    return _figures(
+        ("", "best design", name, "gain"), lambda row: (row.text(best), row.text(baseline), _gain(row, best, baseline))
+    )
 
 
 def _gain(row: Row, best: Document, baseline: Document) -> str:
     ours, theirs = row.value(best), row.value(baseline)
     if not row.better or not ours or not theirs:
         return ""
-    return factor(ours / theirs if row.better > 0 else theirs / ours)
+    return ratio(ours / theirs if row.better > 0 else theirs / ours)
 
 
 def _verdict(document: Document) -> Iterator[RenderableType]:
@@ -248,71 +267,61 @@ def _verdict(document: Document) -> Iterator[RenderableType]:
     sentences = []
     improvement = document.get("improvement")
     if improvement is not None:
-        sentences.append(f"{factor(improvement)} the budget design in {document.get('objective', 'the objective')}.")
+        baseline = document["budget_baseline"]["accelerator"].get("name") or "the budget design"
+        compared = "better" if improvement >= 1 else "as good: worse"
+        sentences.append(f"{ratio(improvement)} {compared} than {baseline} in {document.get('objective', 'the objective')}.")
     gap = document.get("optimality_gap")
     if gap is not None:
-        sentences.append(
-            "Proven optimal in this space." if gap <= 0 else f"No design of the space can be better by more than {percent(gap)}."
-        )
+        proof = "no design of this space is better" if gap <= 0 else f"no design of this space is better by more than {percent(gap)}"
+        sentences.append(f"Proven: {proof}.")
     if sentences:
         yield Text("\n" + " ".join(sentences), style="bold green")
 
 
 def _split_tables(document: Document) -> Iterator[RenderableType]:
     accelerator = document["accelerator"]
-    area, power = accelerator.get("area_parts_mm2") or {}, accelerator.get("tdp_parts_w") or {}
-    if area or power:
-        parts = [*area, *(name for name in power if name not in area)]
+    areas, powers = accelerator.get("area_parts_mm2") or {}, accelerator.get("tdp_parts_w") or {}
+    if areas or powers:
+        parts = [*areas, *(name for name in powers if name not in areas)]
         table = _table()
         table.add_column("part", no_wrap=True)
         for column in ("area", "share", "power", "share"):
             table.add_column(column, justify="right")
-        for part in sorted(parts, key=lambda name: -area.get(name, 0.0)):
+        for part in sorted(parts, key=lambda name: -areas.get(name, 0.0)):
             _add(
                 table,
                 part.replace("_", " "),
-                *(_square_mm(area.get(part)), _share(area, part), _watt(power.get(part)), _share(power, part)),
+                *(area(areas.get(part)), _share(areas, part), power(powers.get(part)), _share(powers, part)),
             )
-        yield ""
-        yield table
-    memory = _memory_parts(document)
-    if any(memory.values()):
-        table = _table()
-        table.add_column("memory", no_wrap=True)
-        table.add_column("size", justify="right")
-        for name, needed in sorted(memory.items(), key=lambda pair: -pair[1]):
-            if needed:
-                _add(table, name.replace("_", " "), size(needed))
         yield ""
         yield table
 
 
 def _share(parts: Mapping[str, float], part: str) -> str:
     total = sum(parts.values())
-    return percent(parts[part] / total) if part in parts and total else "-"
+    return percent(parts[part] / total) if part in parts and total else MISSING
 
 
 def _top_k(designs: Sequence[Document]) -> Iterator[RenderableType]:
     if not designs:
         return
-    table = _table(title="Best designs", title_justify="left", title_style="bold")
-    columns = ("#", "tensor cores", "vector cores", "SRAM", "HBM", "area", "TDP", "time", "samples/s", "samples/s/W")
-    for column in columns:
+    table = _table(title="Best designs", title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
+    for column in ("#", "tensor cores", "vector", "SRAM", "HBM", "mm2", "W", "time", "samples/s", "per W"):
         table.add_column(column, justify="right", no_wrap=True)
     for rank, design in enumerate(designs, start=1):
         a = design["accelerator"]
         _add(
             table,
             str(rank),
-            f"{a['num_tensor_cores']} x {a['tensor_core_rows']}x{a['tensor_core_cols']}",
-            f"{a['num_vector_cores']} x {a['vector_lanes']}",
+            f"{a['num_tensor_cores']}x{a['tensor_core_rows']}x{a['tensor_core_cols']}",
+            f"{a['num_vector_cores']}x{a['vector_lanes']}",
             size(a["sram_bytes"]),
-            quantity(a["hbm_bytes_per_s"], "B/s"),
+            bandwidth(a["hbm_bytes_per_s"]),
             f"{a['area_mm2']:.0f}",
             f"{a['tdp_w']:.0f}",
             seconds(design.get("iteration_time_s")),
-            quantity(design.get("samples_per_s"), ""),
-            quantity(design.get("samples_per_s_per_w"), ""),
+            plain("")(design.get("samples_per_s")),
+            plain("")(design.get("samples_per_s_per_w")),
         )
     yield ""
     yield table
@@ -345,6 +354,8 @@ def _infeasible(document: Document) -> Iterator[RenderableType]:
 def _notes(document: Document) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    if document.get("warnings") or document.get("notes"):
+        yield ""
     for warning in document.get("warnings", ()):
         yield Text(f"warning: {warning}", style="yellow")
     for note in document.get("notes", ()):

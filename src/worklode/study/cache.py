@@ -98,11 +98,10 @@ def graph_key(workload: str, options: Mapping[str, object]) -> str:
 
 
 def workload_file(workload: str) -> Path | None:
-    """The file behind a workload (`file.py:function`, configuration, graph), or None for a name of the zoo."""
-    head, colon, _ = workload.rpartition(":")
-    for text in (workload, head) if colon else (workload,):
-        path = Path(text).expanduser()
-        if path.is_file():
+    """The file behind a workload (`file.py:function`, configuration or its folder, graph); None for a zoo name."""
+    head = workload.rpartition(":")[0]
+    for path in (Path(workload), Path(workload) / "config.json", Path(head) if head else None):
+        if path is not None and path.is_file():
             return path
     return None
 
