@@ -7,11 +7,45 @@
 from __future__ import annotations
 
 from worklode.capture.call import Call, Description
-from worklode.capture.operators import attention, convolution, elementwise, products
+from worklode.capture.operators import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    loss,
+    movement,
+    normalization,
+    optimizer,
+    pooling,
+    products,
+    random_numbers,
+    recurrent,
+    reduction,
+    resampling,
+    scan_sort,
+    spectral,
+)
 from worklode.capture.operators.fallback import fallback
 from worklode.capture.operators.rule import Rule
 
-FAMILIES = (products, convolution, attention, elementwise)
+FAMILIES = (
+    products,
+    convolution,
+    attention,
+    elementwise,
+    normalization,
+    reduction,
+    indexing,
+    movement,
+    pooling,
+    resampling,
+    loss,
+    random_numbers,
+    scan_sort,
+    spectral,
+    optimizer,
+    recurrent,
+)
 
 
 def _merged() -> dict[str, Rule]:

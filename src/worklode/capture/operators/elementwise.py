@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worklode.capture.call import Call, Description, TensorMeta
-from worklode.capture.operators.rule import Lanes, Rule, first_output, keyword, on_lanes, overload
+from worklode.capture.operators.rule import Lanes, Rule, first_output, keyword, on_lanes
 from worklode.graph.operator import OperatorKind
 
 PerElement = Callable[[Call], Lanes]
@@ -62,7 +62,9 @@ def remainder(call: Call) -> Lanes:
 
 def power(call: Call) -> Lanes:
     """Of x^y: small integer powers by squaring, ±1/2 by root, -1 by reciprocal, else exp(y·log x)."""
-    exponent = None if overload(call) == "Scalar" else _scalar(call, 1)
+    if not isinstance(call.args[0], TensorMeta):
+        return Lanes(1, 1)  # c^y = exp(y·log c), the log once
+    exponent = _scalar(call, 1)
     known = {
         0.0: Lanes(1),
         1.0: Lanes(1),
@@ -118,19 +120,13 @@ def _value(call: Call) -> object:
     return call.args[3] if found == 1 and len(call.args) > 3 else found
 
 
-def convert(call: Call) -> Lanes:
-    """One move or conversion per element."""
-    del call
-    return Lanes(1)
-
-
 # Lane operations per result element (simple, special), with the formula.
 COUNTS: dict[str, tuple[int, int]] = {
     # arithmetic, one operation
     "neg": (1, 0), "abs": (1, 0), "sgn": (1, 0), "sign": (1, 0), "square": (1, 0), "maximum": (1, 0),
     "minimum": (1, 0), "fmax": (1, 0), "fmin": (1, 0), "clamp_min": (1, 0), "clamp_max": (1, 0), "relu": (1, 0),
     "relu6": (2, 0), "floor": (1, 0), "ceil": (1, 0), "round": (1, 0), "trunc": (1, 0), "frac": (2, 0),
-    "positive": (1, 0), "rsub": (1, 0), "heaviside": (2, 0), "copysign": (1, 0), "signbit": (1, 0),
+    "rsub": (1, 0), "heaviside": (2, 0), "copysign": (1, 0), "signbit": (1, 0),
     "nan_to_num": (3, 0), "conj_physical": (1, 0), "deg2rad": (1, 0), "rad2deg": (1, 0),
     # comparison, logic, selection
     "eq": (1, 0), "ne": (1, 0), "lt": (1, 0), "le": (1, 0), "gt": (1, 0), "ge": (1, 0), "isnan": (1, 0),
@@ -172,11 +168,12 @@ COUNTS: dict[str, tuple[int, int]] = {
     "log_sigmoid_backward": (6, 1),  # g·(1 - sigmoid): sign select, z = exp(-|x|) kept in buffer, z/(1 + z)
     "softshrink_backward": (3, 0), "hardshrink_backward": (3, 0),
     "_prelu_kernel_backward": (4, 0),  # g·(x > 0 ? 1 : w), and g·x where x <= 0 for w
-    "glu_backward": (6, 2),  # per half: sigmoid of b; g·s and g·a·s·(1 - s); counted per element of the input pair
+    "glu_backward": (3, 1),  # per pair: sigmoid of b (2 + 2); g·s (1), g·s·a·(1 - s) (3)
     "rrelu_with_noise_backward": (1, 0), "native_dropout_backward": (2, 0),
     "infinitely_differentiable_gelu_backward": (9, 2),
     # construction
-    "complex": (2, 0), "_conj_physical": (1, 0), "_to_copy": (1, 0), "view_copy": (1, 0),
+    "complex": (2, 0), "_conj_physical": (1, 0), "linalg_cross": (3, 0),
+    "fake_quantize_per_tensor_affine_cachemask": (9, 0), "fake_quantize_per_channel_affine_cachemask": (9, 0),
 }  # fmt: skip
 
 COMPUTED: dict[str, PerElement] = {

@@ -33,6 +33,11 @@ class Lanes(NamedTuple):
         return Lanes(self.simple * elements, self.special * elements)
 
 
+def in_all(*parts: Lanes) -> Lanes:
+    """Sum of lane operations."""
+    return Lanes(sum(p.simple for p in parts), sum(p.special for p in parts))
+
+
 # --------------------------------------------------------------------------------------------- reading a call
 
 
@@ -175,6 +180,7 @@ def on_lanes(
     random_accesses: int = 0,
     random_access_bytes: int = 0,
     serial_steps: int = 0,
+    outputs: tuple[int, ...] | None = None,
     exact: bool = True,
 ) -> tuple[Description, ...]:
     """Describe a call that runs on vector lanes alone.
@@ -189,6 +195,7 @@ def on_lanes(
         random_accesses: scattered accesses.
         random_access_bytes: size of one of them [bytes].
         serial_steps: dependent steps.
+        outputs: indices of the outputs made, where those are not all.
         exact: False for the fallback.
     """
     read_bytes = touched_reads(call, reads)
@@ -208,7 +215,7 @@ def on_lanes(
             work=work,
             read_bytes=read_bytes,
             write_bytes=write_bytes,
-            outputs=tuple(range(len(call.outputs))),
+            outputs=tuple(range(len(call.outputs))) if outputs is None else outputs,
             exact=exact,
         ),
     )
@@ -223,6 +230,7 @@ def on_tensor_cores(
     epilogue_elements: int = 0,
     reads: Mapping[int, int] | None = None,
     chained: bool = False,
+    serial_steps: int = 0,
 ) -> tuple[Description, ...]:
     """Describe a call whose main work is matrix products.
 
@@ -234,6 +242,7 @@ def on_tensor_cores(
         epilogue_elements: elements streamed through the lanes.
         reads: positional argument -> bytes touched, where that is not everything once.
         chained: the products hand their results on inside the core complex.
+        serial_steps: dependent steps.
     """
     work = Work(
         products=tuple(p for p in products if p.flops),
@@ -241,6 +250,7 @@ def on_tensor_cores(
         simple_ops=epilogue.simple,
         special_ops=epilogue.special,
         vector_elements=epilogue_elements,
+        serial_steps=serial_steps,
     )
     return (
         Description(
