@@ -29,6 +29,7 @@ class GraphBuilder:
     operators: list[Operator] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     storages: int = 0
+    readers: dict[int, list[int]] = field(default_factory=dict)
 
     def graph(self) -> TrainingGraph:
         """What was built, with `saved` set on what forward made and backward reads."""
@@ -76,19 +77,20 @@ class GraphBuilder:
         work: Work = Work(),  # noqa: B008 - immutable
         role: TensorRole | None = None,
         dtype: str = "",
-        over: int | None = None,
+        over: tuple[int, ...] = (),
         after: tuple[int, ...] = (),
         gradient_of: str = "",
     ) -> tuple[int, ...]:
-        """Append an operator: reads tensors or `(tensor, elements)`, writes new ones of `writes` elements, or in place."""
+        """Append an operator: reads tensors or `(tensor, elements)`, writes new ones of these sizes, or in place."""
         index = len(self.operators)
         backward = self.phase is Phase.BACKWARD
         role = role or (TensorRole.ACTIVATION_GRADIENT if backward else TensorRole.ACTIVATION)
         made = [self._tensor(size, role, index, dtype or self.dtype) for size in writes]
-        if over is not None:
-            earlier = [i for i, o in enumerate(self.operators) if any(a.tensor == over for a in o.reads)]
-            after = tuple(sorted({*after, *earlier}))
-            made.append(self._tensor(0, role, index, self.dtype, over=over))
+        for old in over:
+            after = tuple(sorted({*after, *self.readers.get(old, ())}))
+            made.append(self._tensor(0, role, index, self.dtype, over=old))
+        for operand in reads:
+            self.readers.setdefault(operand if isinstance(operand, int) else operand[0], []).append(index)
         self.operators.append(
             Operator(
                 name=name,
@@ -112,6 +114,12 @@ class GraphBuilder:
         tensor, elements = operand
         return Access(tensor=tensor, bytes=elements * ELEMENT_BYTES[self.tensors[tensor].dtype])
 
+    def narrow_last_write(self, elements: int) -> None:
+        """Let the last operator write only so many elements of its last result."""
+        last = self.operators[-1]
+        tensor = last.writes[-1].tensor
+        self.operators[-1] = replace(last, writes=(*last.writes[:-1], self._access((tensor, elements))))
+
     def elementwise(self, *reads: int, name: str = "add", elements: int = 0, special: int = 0, dtype: str = "") -> int:
         """One result of the size of the largest operand (or `elements`)."""
         size = elements or max(self.elements(r) for r in reads)
@@ -126,7 +134,7 @@ class GraphBuilder:
         """An elementwise update of `over`."""
         size = self.elements(over)
         work = Work(simple_ops=size, vector_elements=2 * size + sum(self.elements(r) for r in reads))
-        return self.op(name, OperatorKind.ELEMENTWISE, (over, *reads), work=work, over=over)[0]
+        return self.op(name, OperatorKind.ELEMENTWISE, (over, *reads), work=work, over=(over,))[0]
 
     def dropout(self, read: int) -> tuple[int, int]:
         """Result and mask."""
@@ -316,3 +324,118 @@ def adam_updates(sizes: tuple[int, ...] = (256, 32, 256, 32), repeats: int = 1) 
         denominator = b.elementwise(square, name="sqrt", special=1)
         b.in_place(p, mean, denominator, name="addcdiv_")
     return b
+
+
+def transformer_training(
+    layers: int = 2, tokens: int = 64, width: int = 32, heads: int = 4, batch: int = 1
+) -> GraphBuilder:
+    """A GPT-like decoder, forward, backward, one update per parameter: as many operators a layer as captured."""
+    b = GraphBuilder()
+    b.blocks = [Block(path="h", first=0, count=layers)]
+    x = b.given(tokens * width)
+    saved: list[dict[str, int]] = []
+    for layer in range(layers):
+        b.block, b.instance, b.module = 0, layer, f"h.{layer}"
+        s: dict[str, int] = {"x": x}
+        saved.append(s)
+        s["ln1"] = b.layer_norm(x, width)
+        for name, inner, outer in (("qkv", width, 3 * width), ("o", width, width), ("up", width, 4 * width)):
+            s[f"w_{name}"] = b.parameter(inner * outer, f"h.{layer}.{name}")
+            s[f"b_{name}"] = b.parameter(outer, f"h.{layer}.{name}.bias")
+        s["w_down"] = b.parameter(4 * width * width, f"h.{layer}.down")
+        s["qkv"] = _linear(b, s["ln1"], s["w_qkv"], tokens, 3 * width, width)
+        s["context"] = _attention(b, (s["qkv"],), tokens, width, heads, batch, outputs=1)[0]
+        s["moved"] = b.elementwise(s["context"], name="clone")
+        y, s["mask1"] = b.dropout(_linear(b, s["moved"], s["w_o"], tokens, width, width))
+        s["mid"] = x = b.elementwise(y, x)
+        s["ln2"] = b.layer_norm(x, width)
+        s["up"] = _linear(b, s["ln2"], s["w_up"], tokens, 4 * width, width)
+        half = b.elementwise(s["up"], name="mul")
+        inner_ = b.elementwise(b.elementwise(s["up"], name="pow"), name="mul")
+        inner_ = b.elementwise(b.elementwise(s["up"], inner_), name="mul")
+        s["tanh"] = b.elementwise(inner_, name="tanh", special=1)
+        s["half"] = half
+        s["act"] = b.elementwise(half, b.elementwise(s["tanh"], name="add"), name="mul")
+        y, s["mask2"] = b.dropout(_linear(b, s["act"], s["w_down"], tokens, width, 4 * width))
+        x = b.elementwise(y, x)
+    b.phase = Phase.BACKWARD
+    b.block, b.instance, b.module = -1, -1, ""
+    dx = b.elementwise(x, name="loss_backward")
+    updates: list[tuple[int, int, int]] = []
+    for layer in reversed(range(layers)):
+        b.block, b.instance, b.module = 0, layer, f"h.{layer}"
+        s = saved[layer]
+        dy = b.elementwise(dx, s["mask2"], name="native_dropout_backward")
+        da = _linear_backward(b, dy, s["act"], s["w_down"], tokens, width, 4 * width, updates, layer)
+        dhalf = b.elementwise(da, s["tanh"], name="mul")
+        dtanh = b.elementwise(b.elementwise(da, s["half"], name="mul"), s["tanh"], name="tanh_backward")
+        scaled = b.elementwise(dtanh, name="mul")
+        cubic = b.elementwise(b.elementwise(scaled, name="mul"), s["up"], name="mul")
+        dup = b.elementwise(b.elementwise(b.elementwise(dhalf, name="mul"), scaled), cubic)
+        dn = _linear_backward(b, dup, s["ln2"], s["w_up"], tokens, 4 * width, width, updates, layer)
+        dx = b.elementwise(_norm_backward(b, dn, s["mid"], tokens, width), dx)
+        dy = b.elementwise(dx, s["mask1"], name="native_dropout_backward")
+        dm = _linear_backward(b, dy, s["moved"], s["w_o"], tokens, width, width, updates, layer)
+        dm = b.elementwise(dm, name="clone")
+        parts = _attention(b, (dm, s["qkv"], s["context"]), tokens, width, heads, batch, outputs=3)
+        dqkv = b.op("cat", OperatorKind.MOVEMENT, parts, (3 * tokens * width,), work=_moved(3 * tokens * width))[0]
+        dn = _linear_backward(b, dqkv, s["ln1"], s["w_qkv"], tokens, 3 * width, width, updates, layer)
+        dx = b.elementwise(_norm_backward(b, dn, s["x"], tokens, width), dx)
+    b.phase = Phase.OPTIMIZER
+    for layer, parameter, gradient in updates:
+        b.instance = layer
+        _adamw(b, parameter, gradient)
+    return b
+
+
+def _moved(elements: int) -> Work:
+    return Work(simple_ops=elements, vector_elements=2 * elements)
+
+
+def _linear(b: GraphBuilder, x: int, weight: int, m: int, n: int, k: int) -> int:
+    return b.elementwise(b.matmul(x, weight, m, n, k), name="add")
+
+
+def _attention(
+    b: GraphBuilder, reads: tuple[int, ...], tokens: int, width: int, heads: int, batch: int, outputs: int
+) -> tuple[int, ...]:
+    length, head_width = tokens // batch, width // heads
+    one = Product(
+        batch=batch * heads, m=length, n=length, k=head_width, a_elements=tokens * width, b_elements=tokens * width,
+        c_elements=batch * heads * length * length, element_bytes=2,
+    )  # fmt: skip
+    work = Work(products=(one,) * (2 if outputs == 1 else 5), chained=True, special_ops=one.c_elements)
+    return b.op("attention", OperatorKind.ATTENTION, reads, (tokens * width,) * outputs, work=work)
+
+
+def _linear_backward(
+    b: GraphBuilder,
+    dy: int,
+    x: int,
+    weight: int,
+    tokens: int,
+    outer: int,
+    inner: int,
+    updates: list[tuple[int, int, int]],
+    layer: int,
+) -> int:
+    dx = b.matmul(dy, weight, tokens, inner, outer, gradient_of="input")
+    updates.append((layer, weight, b.matmul(dy, x, outer, inner, tokens, gradient_of="weight")))
+    bias = b.parameter(outer, "bias")
+    updates.append((layer, bias, b.reduction(dy, outer, role=TensorRole.GRADIENT)))
+    return dx
+
+
+def _norm_backward(b: GraphBuilder, dy: int, x: int, tokens: int, width: int) -> int:
+    size = tokens * width
+    work = Work(simple_ops=8 * size, vector_elements=3 * size, reduction_bytes=2 * 2 * width)
+    return b.op("native_layer_norm_backward", OperatorKind.NORMALIZATION, (dy, x), (size, width, width), work=work)[0]
+
+
+def _adamw(b: GraphBuilder, parameter: int, gradient: int) -> None:
+    size = b.elements(parameter)
+    name = b.tensors[parameter].name
+    states = tuple(b.given(size, TensorRole.OPTIMIZER_STATE, name) for _ in range(2))
+    work = Work(simple_ops=12 * size, special_ops=2 * size, vector_elements=7 * size)
+    over = (parameter, *states)
+    b.op("_fused_adamw_", OperatorKind.OPTIMIZER, (parameter, gradient, *states), work=work, over=over)

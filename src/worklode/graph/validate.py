@@ -125,12 +125,13 @@ def _tensor_range_problems(index: int, tensor: Tensor, operators: int) -> Iterat
 def _operator_problems(graph: TrainingGraph) -> Iterator[_Problem]:
     tensors = graph.tensors
     written = [False] * len(tensors)
+    producer = [tensor.producer for tensor in tensors]
+    limit = [tensor.bytes for tensor in tensors]
     for index, operator in enumerate(graph.operators):
         for place, access in enumerate(operator.reads):
-            if 0 <= access.tensor < len(tensors):
-                tensor = tensors[access.tensor]
-                if tensor.producer < index and 0 <= access.bytes <= tensor.bytes:
-                    continue
+            read = access.tensor
+            if 0 <= read < len(tensors) and producer[read] < index and 0 <= access.bytes <= limit[read]:
+                continue
             yield from _access_problems(graph, f"operators[{index}].reads[{place}]", access)
             if 0 <= access.tensor < len(tensors) and tensors[access.tensor].producer >= index:
                 yield (
@@ -164,7 +165,8 @@ def _operator_problems(graph: TrainingGraph) -> Iterator[_Problem]:
                 operator.after,
                 f"ascending operators before {index}",
             )
-        yield from _label_problems(graph, index, operator)
+        if operator.block != -1 or operator.instance != -1 or operator.gradient_of:
+            yield from _label_problems(graph, index, operator)
     for index, tensor in enumerate(tensors):
         if tensor.producer >= 0 and not written[index]:
             yield (
@@ -233,13 +235,14 @@ def _product_problems(path: str, product: Product) -> Iterator[_Problem]:
 
 def _storage_order_problems(graph: TrainingGraph) -> Iterator[_Problem]:
     """A version of a storage must not be read after the next version has been written over it."""
+    first: dict[int, int] = {}
     versions: dict[int, list[int]] = {}
     for index, tensor in enumerate(graph.tensors):
-        versions.setdefault(tensor.storage, []).append(index)
+        other = first.setdefault(tensor.storage, index)
+        if other != index:
+            versions.setdefault(tensor.storage, [other]).append(index)
     overwritten_by: dict[int, int] = {}
     for storage in versions.values():
-        if len(storage) < 2:
-            continue
         storage.sort(key=lambda index: (graph.tensors[index].producer, index))
         for older, newer in pairwise(storage):
             overwritten_by[older] = graph.tensors[newer].producer
