@@ -28,9 +28,7 @@ def compiled_kernels() -> dict[str, int]:
     for path in root.rglob("*.py"):
         for name in _KERNEL.findall(path.read_text(encoding="utf-8")):
             kernels += 1
-            compiled += any(
-                index.stat().st_mtime >= path.stat().st_mtime for index in _cache_indexes(path, name)
-            )
+            compiled += any(index.stat().st_mtime >= path.stat().st_mtime for index in _cache_indexes(path, name))
     return {"kernels": kernels, "compiled": compiled}
 
 

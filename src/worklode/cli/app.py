@@ -31,7 +31,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of the program itself."""
 
@@ -134,10 +136,14 @@ def mine(
     workloads: options.Workloads,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Preset whose area and TDP are the limits, and the baseline.", show_default=False),
+        typer.Option(
+            "--budget", help="Preset whose area and TDP are the limits, and the baseline.", show_default=False
+        ),
     ] = None,
     area: Annotated[str | None, typer.Option("--area", help="Die area, such as 600mm2.", show_default=False)] = None,
-    tdp: Annotated[str | None, typer.Option("--tdp", help="Thermal design power, such as 280W.", show_default=False)] = None,
+    tdp: Annotated[
+        str | None, typer.Option("--tdp", help="Thermal design power, such as 280W.", show_default=False)
+    ] = None,
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
     ] = "throughput",

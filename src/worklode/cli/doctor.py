@@ -83,7 +83,10 @@ def _report(document: dict[str, Any]) -> Iterator[RenderableType]:
         ("cores", str(document["cores"])),
         *((name, version or "not installed") for name, version in document["packages"].items()),
         ("graph cache", f"{cache['graphs']} graphs, {size(cache['bytes'])} in {cache['folder']}"),
-        ("reference data", document["reference_data"] or "none (only some tests use it; WORKLODE_DATA names its folder)"),
+        (
+            "reference data",
+            document["reference_data"] or "none (only some tests use it; WORKLODE_DATA names its folder)",
+        ),
         ("kernels", f"{kernels['compiled']} of {kernels['kernels']} compiled"),
         *(("advice", line) for line in document["advice"]),
     )

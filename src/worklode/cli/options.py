@@ -27,18 +27,21 @@ _STEP = "Training step"
 _OUTPUT = "Output"
 
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Samples of one microbatch.", rich_help_panel=_STEP)]
-SeqLen = Annotated[
-    int | None, typer.Option("--seq-len", min=1, help="Tokens of one sequence.", rich_help_panel=_STEP)
-]
+SeqLen = Annotated[int | None, typer.Option("--seq-len", min=1, help="Tokens of one sequence.", rich_help_panel=_STEP)]
 Optimizer = Annotated[
     str | None, typer.Option("--optimizer", help="sgd, sgd-momentum, adam or adamw.", rich_help_panel=_STEP)
 ]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="bf16, fp16, fp32, or amp (float32 parameters, products in bfloat16).", rich_help_panel=_STEP)
+    str | None,
+    typer.Option(
+        "--dtype", help="bf16, fp16, fp32, or amp (float32 parameters, products in bfloat16).", rich_help_panel=_STEP
+    ),
 ]
 Recompute = Annotated[
     str | None,
-    typer.Option("--recompute", help="What backward computes again instead of keeping: none or full.", rich_help_panel=_STEP),
+    typer.Option(
+        "--recompute", help="What backward computes again instead of keeping: none or full.", rich_help_panel=_STEP
+    ),
 ]
 AccumulationSteps = Annotated[
     int | None,
@@ -48,15 +51,15 @@ NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Capture again even where a cached graph fits.", rich_help_panel=_STEP)
 ]
 
-Mode = Annotated[
-    str, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")
-]
+Mode = Annotated[str, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")]
 Technology = Annotated[
-    Path | None, typer.Option("--technology", help="YAML file laid over the built-in technology constants.", show_default=False)
+    Path | None,
+    typer.Option("--technology", help="YAML file laid over the built-in technology constants.", show_default=False),
 ]
 
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.", rich_help_panel=_OUTPUT)
+    bool,
+    typer.Option("--json", help="One JSON document on standard output, nothing else there.", rich_help_panel=_OUTPUT),
 ]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=_OUTPUT)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from worklode.errors import InternalError, SpecError, WorklodeError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 EXIT_OK = 0
 EXIT_DEFECT = 1
@@ -51,9 +51,7 @@ def print_outcome(outcome: Outcome, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         sys.stdout.write(json_text(outcome.document))
     else:
-        console = output_console()
-        for part in outcome.report():
-            console.print(part)
+        sys.stdout.write(report_text(outcome.report()))
     sys.stdout.flush()
     if not quiet:
         for message in outcome.messages:
@@ -68,14 +66,19 @@ def json_text(document: Mapping[str, Any]) -> str:
         raise InternalError(f"a result holds a number that JSON has no word for: {error}") from error
 
 
-def output_console() -> Console:
-    """Console on standard output; colour only on a terminal and without NO_COLOR."""
+def report_text(parts: Iterable[RenderableType]) -> str:
+    """Text of a report as wide as the terminal; colour only on a terminal and without NO_COLOR."""
     from rich.console import Console
 
     width = None
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         width = _FILE_WIDTH
-    return Console(width=width, highlight=False)
+    console = Console(width=width, highlight=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    # Tables pad their last column, which only shows where the text is copied or compared.
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def error_document(error: BaseException, exit_code: int) -> dict[str, Any]:

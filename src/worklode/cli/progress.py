@@ -16,10 +16,13 @@ _DELAY_S = 1.0
 
 
 @contextmanager
-def shown_progress(*, quiet: bool) -> Iterator[Callable[[str, float, float], None]]:
-    """Give a callback `(label, done, total)`; its bars appear after a second and are gone at the end."""
+def shown_progress(*, quiet: bool) -> Iterator[Callable[..., None]]:
+    """Give a callback `(label, done=0, total=0)`, total 0 where it is unknown.
+
+    Its bars appear after a second and are gone at the end.
+    """
     if quiet or not sys.stderr.isatty():
-        yield lambda label, done, total: None
+        yield lambda label, done=0.0, total=0.0: None
         return
     display = _Display()
     try:
@@ -36,7 +39,7 @@ class _Display:
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
 
-    def update(self, label: str, done: float, total: float) -> None:
+    def update(self, label: str, done: float = 0.0, total: float = 0.0) -> None:
         if self._progress is None:
             if monotonic() - self._start_s < _DELAY_S:
                 return
@@ -57,5 +60,11 @@ def _make_progress() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -65,3 +65,11 @@ def ratio(value: Figure) -> str:
 def count(value: Figure) -> str:
     """A whole number in groups of three: `1 234 567`."""
     return MISSING if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def parameters(value: int) -> str:
+    """A number of parameters as people say it: `336 M`, `175 B`."""
+    for size_, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if value >= size_:
+            return f"{plain('')(value / size_)} {name}"
+    return str(value)

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worklode.report.quantity import MISSING, area, bandwidth, count, frequency, percent, plain, power, ratio, seconds, si, size
+from worklode.report.quantity import (
+    MISSING,
+    area,
+    bandwidth,
+    count,
+    frequency,
+    percent,
+    plain,
+    power,
+    ratio,
+    seconds,
+    si,
+    size,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,7 +75,11 @@ def capture_report(document: Document) -> Iterator[RenderableType]:
     _add(table, "FLOPs", f"{_flops(workload['flops'])} ({_flops(workload['flops_forward'])} forward)")
     _add(table, "of them matrix products", _flops(workload["matrix_flops"]))
     _add(table, "kept for backward", size(workload["saved_bytes"]))
-    _add(table, "samples", count(workload["samples"]) + (f", {count(workload['tokens'])} tokens" if workload["tokens"] else ""))
+    _add(
+        table,
+        "samples",
+        count(workload["samples"]) + (f", {count(workload['tokens'])} tokens" if workload["tokens"] else ""),
+    )
     coverage = document.get("coverage", {})
     _add(table, "costed exactly", _coverage(coverage))
     fallback = coverage.get("fallback_operators", ())
@@ -88,7 +105,7 @@ def listing(rows: Sequence[Mapping[str, object]], *, right: Sequence[str] = ()) 
     for column in rows[0]:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column == next(iter(rows[0])))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        _add(table, *(str(value) for value in row.values()))
     return table
 
 
@@ -269,10 +286,16 @@ def _verdict(document: Document) -> Iterator[RenderableType]:
     if improvement is not None:
         baseline = document["budget_baseline"]["accelerator"].get("name") or "the budget design"
         compared = "better" if improvement >= 1 else "as good: worse"
-        sentences.append(f"{ratio(improvement)} {compared} than {baseline} in {document.get('objective', 'the objective')}.")
+        sentences.append(
+            f"{ratio(improvement)} {compared} than {baseline} in {document.get('objective', 'the objective')}."
+        )
     gap = document.get("optimality_gap")
     if gap is not None:
-        proof = "no design of this space is better" if gap <= 0 else f"no design of this space is better by more than {percent(gap)}"
+        proof = (
+            "no design of this space is better"
+            if gap <= 0
+            else f"no design of this space is better by more than {percent(gap)}"
+        )
         sentences.append(f"Proven: {proof}.")
     if sentences:
         yield Text("\n" + " ".join(sentences), style="bold green")
@@ -346,7 +369,9 @@ def _infeasible(document: Document) -> Iterator[RenderableType]:
     reasons = document.get("infeasible") or ()
     for reason in [reasons] if isinstance(reasons, Mapping) else reasons:
         demand, limit = reason.get("demand"), reason.get("limit")
-        yield Text(f"  {reason.get('constraint', 'constraint')}: needs {demand}, limit {limit}. {reason.get('remedy', '')}")
+        yield Text(
+            f"  {reason.get('constraint', 'constraint')}: needs {demand}, limit {limit}. {reason.get('remedy', '')}"
+        )
     yield from _search(document)
     yield from _notes(document)
 

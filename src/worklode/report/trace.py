@@ -3,8 +3,8 @@
 One process per resource. A core type has as many tracks as operators ever ran on it at once; an operator lies on the
 lowest free one, so a track is a lane of the drawing and no particular core. Counters show cores in use and HBM traffic.
 
-The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (complete events "X", counter
-events "C", metadata events "M"; times in microseconds).
+The format: docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU (complete events "X", counter events
+"C", metadata events "M"; times in microseconds).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def trace_text(operators: Sequence[TracedOperator], *, title: str) -> str:
 
 
 def lanes(intervals: Sequence[tuple[float, float]]) -> list[int]:
-    """Lane of every interval [start, end): the lowest that is free when it starts; none overlaps another on its lane."""
+    """Lane of every interval [start, end): the lowest that is free when it starts, so that none overlap."""
     free: list[int] = []
     running: list[tuple[float, int]] = []
     found = [0] * len(intervals)

@@ -22,11 +22,10 @@ from pathlib import Path
 
 import worklode
 from worklode.errors import SpecError
-from worklode.graph.file import load_graph, save_graph
+from worklode.graph.file import GRAPH_SUFFIX, load_graph, save_graph
 from worklode.graph.training_graph import TrainingGraph
 
-_GRAPH_SUFFIX = ".graph"
-_ENTRY_SUFFIX = ".json"
+_ENTRY_SUFFIX = ".entry.json"
 # Packages whose versions decide what is recorded.
 _RECORDED_PACKAGES = ("torch", "transformers")
 # Our own packages whose source decides what is recorded, and how it is written.
@@ -78,8 +77,8 @@ def cached_graph(
     graph = make()
     try:
         _write_entry(folder, key, workload, graph)
-    except OSError as error:
-        note(f"the captured graph could not be cached in {folder}: {error.strerror or error}")
+    except (OSError, SpecError) as error:
+        note(f"the captured graph could not be cached in {folder}: {error}")
     return graph
 
 
@@ -118,7 +117,7 @@ def cache_summary() -> CacheSummary:
     files = [path for path in (folder / "graphs").glob("*") if path.is_file()]
     return CacheSummary(
         folder=folder,
-        graphs=sum(path.suffix == _ENTRY_SUFFIX for path in files),
+        graphs=sum(path.name.endswith(_ENTRY_SUFFIX) for path in files),
         bytes=sum(path.stat().st_size for path in files),
     )
 
@@ -133,7 +132,7 @@ def clear_cache() -> CacheSummary:
 
 
 def _read_entry(folder: Path, key: str, note: Callable[[str], None]) -> TrainingGraph | None:
-    entry_path, graph_path = folder / f"{key}{_ENTRY_SUFFIX}", folder / f"{key}{_GRAPH_SUFFIX}"
+    entry_path, graph_path = folder / f"{key}{_ENTRY_SUFFIX}", folder / f"{key}{GRAPH_SUFFIX}"
     try:
         entry = json.loads(entry_path.read_text(encoding="utf-8"))
         if any(not Path(path).is_file() or file_digest(Path(path)) != digest for path, digest in entry["modules"]):
@@ -141,7 +140,7 @@ def _read_entry(folder: Path, key: str, note: Callable[[str], None]) -> Training
         if file_digest(graph_path) != entry["graph_sha256"]:
             raise ValueError("its content changed")
         return load_graph(graph_path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if entry_path.exists():
             note(f"the cached graph {graph_path.name} is missing; capturing again")
         return None
@@ -153,7 +152,7 @@ def _read_entry(folder: Path, key: str, note: Callable[[str], None]) -> Training
 def _write_entry(folder: Path, key: str, workload: str, graph: TrainingGraph) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        graph_path = Path(partial) / f"{key}{_GRAPH_SUFFIX}"
+        graph_path = Path(partial) / f"{key}{GRAPH_SUFFIX}"
         save_graph(graph, graph_path)
         entry = {
             "workload": workload,

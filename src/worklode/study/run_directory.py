@@ -87,12 +87,19 @@ def check_destination(out: Path) -> None:
         return
     if out.exists():
         raise SpecError(
-            Fault(where="--out", value=str(out), problem="exists already", allowed="a new or empty folder; runs are never overwritten")
+            Fault(
+                where="--out",
+                value=str(out),
+                problem="exists already",
+                allowed="a new or empty folder; runs are never overwritten",
+            )
         )
     for parent in out.absolute().parents:
         if parent.exists():
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise SpecError(Fault(where="--out", value=str(out), problem=f"{parent} is no folder that can be written"))
+                raise SpecError(
+                    Fault(where="--out", value=str(out), problem=f"{parent} is no folder that can be written")
+                )
             return
 
 
@@ -110,7 +117,7 @@ def write_run(content: RunContent, *, out: Path | None, name: str) -> Path:
     """
     if out is not None:
         check_destination(out)
-    parent = (Path(_DEFAULT_PARENT) if out is None else out.absolute().parent)
+    parent = Path(_DEFAULT_PARENT) if out is None else out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=parent, prefix=".partial-"))
     try:
@@ -138,7 +145,13 @@ def read_run(path: Path) -> Run:
     found = manifest.get("format_version") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
         raise SpecError(
-            Fault(where=str(path / MANIFEST), path="format_version", value=repr(found), problem="is not known", allowed=str(FORMAT_VERSION))
+            Fault(
+                where=str(path / MANIFEST),
+                path="format_version",
+                value=repr(found),
+                problem="is not known",
+                allowed=str(FORMAT_VERSION),
+            )
         )
     return Run(path=path, manifest=manifest, result=result)
 
