@@ -106,8 +106,8 @@ def multilabel_margin(x: int) -> Rule:
     return rule
 
 
-# Cells of the CTC lattice: T·N·(2·S + 1). Per cell log-sum-exp of three (2 compares, 3 subtracts, 3 exp, 2 adds, log, add)
-# and the add of the log-probability.
+# Cells of the CTC lattice: T·N·(2·S + 1). Per cell log-sum-exp of three (2 compares, 3 subtracts, 3 exp, 2 adds, log,
+# add) and the add of the log-probability.
 CTC_CELL = Lanes(9, 4)
 
 

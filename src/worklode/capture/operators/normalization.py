@@ -1,6 +1,7 @@
 """Softmax and normalisation layers with their gradients: a group is read, then each element is finished from it.
 
 `reduction_bytes` is one group (a row, a channel, a group of channels): what has to stay on chip to be read once.
+The depth of the tree over a group is not in `serial_steps`: the cost model adds it where `reduction_bytes` says so.
 Moments are those of `reduction.MOMENTS`. Scale and shift are folded per channel where a channel is a whole group.
 """
 
@@ -43,9 +44,7 @@ def softmax_rule(per_element: Lanes, per_row: Lanes, *, dim: int, operands: int)
         rows = x.elements // row if row else 0
         lanes = in_all(per_element.times(x.elements), per_row.times(rows))
         held = sum(tensor(call, i).element_bytes for i in range(operands)) * row
-        return on_lanes(
-            call, OperatorKind.SOFTMAX, lanes, reduction_bytes=held if rows else 0, serial_steps=2 * ceil_log2(row)
-        )
+        return on_lanes(call, OperatorKind.SOFTMAX, lanes, reduction_bytes=held if rows else 0)
 
     return rule
 
@@ -61,7 +60,7 @@ def layer_norm(call: Call) -> tuple[Description, ...]:
     """Of y = (x - mean)·rstd·w + b: moments, subtract, multiply, and one more for each of w and b."""
     x, row = tensor(call, 0), _row(call, 1)
     affine = sum(optional_tensor(call, i) is not None for i in (2, 3))
-    return _grouped(call, x, row, MOMENTS.plus(2 + affine), in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT), 1)
+    return _grouped(call, x, row, MOMENTS.plus(2 + affine), in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT), held=1)
 
 
 def layer_norm_backward(call: Call) -> tuple[Description, ...]:
@@ -71,14 +70,14 @@ def layer_norm_backward(call: Call) -> tuple[Description, ...]:
     weight = optional_tensor(call, 5) is not None
     simple = 2 * (wanted[0] or wanted[1])
     simple += (weight + 3 + 4) * wanted[0] + 2 * wanted[1] + wanted[2]
-    return _grouped(call, x, row, Lanes(simple), Lanes(2), 2 if wanted[0] else 0)
+    return _grouped(call, x, row, Lanes(simple), Lanes(2), held=2 if wanted[0] else 0)
 
 
 def rms_norm(call: Call) -> tuple[Description, ...]:
     """Of y = x·rstd·w with rstd = 1/sqrt(mean(x²) + eps): square, add, multiply, multiply by w."""
     x, row = tensor(call, 0), _row(call, 1)
     weight = optional_tensor(call, 2) is not None
-    return _grouped(call, x, row, Lanes(3 + weight), RECIPROCAL_ROOT.plus(1), 1)
+    return _grouped(call, x, row, Lanes(3 + weight), RECIPROCAL_ROOT.plus(1), held=1)
 
 
 def rms_norm_backward(call: Call) -> tuple[Description, ...]:
@@ -87,7 +86,7 @@ def rms_norm_backward(call: Call) -> tuple[Description, ...]:
     wanted = _mask(call, 5, 2)
     weight = optional_tensor(call, 4) is not None
     simple = (wanted[0] or wanted[1]) + (weight + 2 + 3) * wanted[0] + 2 * wanted[1]
-    return _grouped(call, x, row, Lanes(simple), Lanes(1), 2 if wanted[0] else 0)
+    return _grouped(call, x, row, Lanes(simple), Lanes(1), held=2 if wanted[0] else 0)
 
 
 # ------------------------------------------------------------------------------------------ group and batch norm
@@ -99,7 +98,7 @@ def group_norm(call: Call) -> tuple[Description, ...]:
     batch, channels, groups = integer(call, 3), integer(call, 4), integer(call, 6)
     row = x.elements // (batch * groups) if batch * groups else 0
     per_group = in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT)
-    return _grouped(call, x, row, MOMENTS.plus(2), per_group, 1, extra=Lanes(3 * batch * channels))
+    return _grouped(call, x, row, MOMENTS.plus(2), per_group, held=1, extra=Lanes(3 * batch * channels))
 
 
 def group_norm_backward(call: Call) -> tuple[Description, ...]:
@@ -116,7 +115,7 @@ def group_norm_backward(call: Call) -> tuple[Description, ...]:
         row,
         Lanes(3 + 4 * wanted[0]),
         Lanes(4),
-        2 if wanted[0] else 0,
+        held=2 if wanted[0] else 0,
         extra=Lanes(per_channel * batch * channels),
     )
 
@@ -134,9 +133,9 @@ def batch_norm(training: int | bool) -> Rule:
         place = 3 if without_statistics else training
         row = _channel(x)
         if not (place if isinstance(place, bool) else flag(call, place)):
-            return _grouped(call, x, row, Lanes(2), RECIPROCAL_ROOT.plus(3), 0)
+            return _grouped(call, x, row, Lanes(2), RECIPROCAL_ROOT.plus(3), held=0)
         per_channel = in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT.plus(3), Lanes(7))
-        return _grouped(call, x, row, MOMENTS.plus(2), per_channel, 1)
+        return _grouped(call, x, row, MOMENTS.plus(2), per_channel, held=1)
 
     return rule
 
@@ -152,7 +151,7 @@ def batch_norm_backward(*, grad: int, x: int, training: int | None, mask: int | 
         simple = 3 * sums + (sums or wanted[2]) + (4 if in_training else 1) * wanted[0]
         held = 2 if in_training and wanted[0] else 0
         assert tensor(call, grad).shape == data.shape
-        return _grouped(call, data, _channel(data), Lanes(simple), Lanes(10), held)
+        return _grouped(call, data, _channel(data), Lanes(simple), Lanes(10), held=held)
 
     return rule
 
@@ -165,30 +164,30 @@ def _channel(x: TensorMeta) -> int:
 def batch_statistics(call: Call) -> tuple[Description, ...]:
     """`batch_norm_stats`, `batch_norm_update_stats` of synchronised batch norm: moments, mean and rstd per channel."""
     x = tensor(call, 0)
-    return _grouped(call, x, _channel(x), MOMENTS, in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT), 0)
+    return _grouped(call, x, _channel(x), MOMENTS, in_all(MOMENTS_OF_GROUP, RECIPROCAL_ROOT), held=0)
 
 
 def batch_norm_apply(per_element: int) -> Rule:
     """Rule of the element-wise half of synchronised batch norm and its gradient."""
-    return lambda call: _grouped(call, tensor(call, 0), _channel(tensor(call, 0)), Lanes(per_element), Lanes(4), 0)
+    return lambda call: _grouped(call, tensor(call, 0), _channel(tensor(call, 0)), Lanes(per_element), Lanes(4), held=0)
 
 
 def weight_norm(call: Call) -> tuple[Description, ...]:
     """Of w = v·(g/|v|) with a norm per slice of `dim`: square, add, multiply; per slice a root, a division."""
     v = tensor(call, 0)
-    return _grouped(call, v, v.elements // max(1, tensor(call, 1).elements), Lanes(3), Lanes(0, 2), 1)
+    return _grouped(call, v, v.elements // max(1, tensor(call, 1).elements), Lanes(3), Lanes(0, 2), held=1)
 
 
 def weight_norm_backward(call: Call) -> tuple[Description, ...]:
     """Σ dw·v (2); dv = a·dw - b·v (3); per slice dg = Σ/|v| and a, b (4 and two divisions)."""
     v = tensor(call, 1)
-    return _grouped(call, v, v.elements // max(1, tensor(call, 2).elements), Lanes(5), Lanes(4, 2), 2)
+    return _grouped(call, v, v.elements // max(1, tensor(call, 2).elements), Lanes(5), Lanes(4, 2), held=2)
 
 
 def renorm(call: Call) -> tuple[Description, ...]:
     """`renorm`, `embedding_renorm_`: norm of each slice (2), compare, scale (1)."""
     x = tensor(call, 0)
-    return _grouped(call, x, x.shape[-1] if x.shape else 1, Lanes(3), Lanes(2, 2), 1)
+    return _grouped(call, x, x.shape[-1] if x.shape else 1, Lanes(3), Lanes(2, 2), held=1)
 
 
 def _mask(call: Call, index: int, length: int) -> tuple[bool, ...]:
@@ -214,7 +213,7 @@ def _grouped(
         NORMALIZATION,
         lanes,
         reduction_bytes=held * row * x.element_bytes if groups else 0,
-        serial_steps=ceil_log2(row),
+        serial_steps=0 if held else ceil_log2(row),
     )
 
 

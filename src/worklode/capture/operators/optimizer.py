@@ -42,7 +42,7 @@ def adam(*, decoupled: bool) -> Rule:
 
 
 def sgd(call: Call) -> tuple[Description, ...]:
-    """SGD: g += w·p (2); b = mu·b + (1 - damping)·g (2 or 3; at first a move); Nesterov g += mu·b (2); p -= lr·g (2)."""
+    """SGD: g += w·p (2); b = mu·b + (1 - damping)·g (2 to 3; first a move); Nesterov g += mu·b (2); p -= lr·g (2)."""
     first = bool(keyword(call, "is_first_step"))
     simple = 2 + 2 * _nonzero(call, "weight_decay")
     reads: dict[int, int] = {}

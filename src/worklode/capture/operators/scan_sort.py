@@ -2,7 +2,8 @@
 
 A scan is Blelloch's work-efficient one (Prefix sums and their applications, 1990): 2 combinations per element in
 2·ceil(log2 n) dependent steps. A sort is least-significant-digit radix sort with 8-bit digits (Satish, Harris, Garland,
-IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index.
+IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index. Bins, boundaries and buckets
+are small and stay on chip: no access to them counts as scattered.
 """
 
 from __future__ import annotations
@@ -90,8 +91,6 @@ def search(call: Call) -> tuple[Description, ...]:
         call,
         OperatorKind.GATHER,
         Lanes(SEARCH_STEP_OPS * steps * count),
-        random_accesses=steps * count,
-        random_access_bytes=boundaries.element_bytes,
         serial_steps=steps,
     )
 
@@ -105,8 +104,6 @@ def histogram(call: Call) -> tuple[Description, ...]:
         call,
         OperatorKind.SCATTER,
         Lanes(per_element * x.elements + bins.elements),
-        random_accesses=2 * x.elements,
-        random_access_bytes=bins.element_bytes,
     )
 
 
