@@ -1,0 +1,411 @@
+"""Costs of work items on accelerators: `operator_costs` for one design, `CostModel` for many (docs/models)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from worklode.cost.attention import attention_reread_table
+from worklode.cost.compiled import Floats, Ints
+from worklode.cost.item_arrays import ItemArrays, item_arrays
+from worklode.cost.operator_costs import OperatorCosts
+from worklode.cost.options import ABOVE_TENSOR_PEAK, FINE, NOT_POSITIVE, core_counts, item_options
+from worklode.cost.tensor_core import INPUTS_STATIONARY, least_core_cycles, split_table
+from worklode.cost.traffic import reread_table
+from worklode.cost.vector_core import SPECIAL_OPERATION_CYCLES, vector_table
+from worklode.errors import Fault, InternalError, SpecError
+from worklode.graph.work import WorkItem
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.buffers import tensor_core_buffer_bytes, vector_core_port_bytes
+from worklode.hardware.design import ACCUMULATOR_BYTES, OPERAND_BYTES, Design
+
+Mode = Literal["split", "one-core"]
+
+# Sizes of on-chip memory the traffic tables know [bytes]: 8 an octave, so that designs share them. A share is rounded
+# down to the next one, which costs at most 8 % of it and never flatters; powers of two are exact.
+SRAM_SIZES = tuple(sorted({int(2.0 ** (step / 8)) for step in range(8 * 50)}))
+
+
+def operator_costs(items: Sequence[WorkItem], accelerator: Accelerator, *, mode: Mode = "split") -> OperatorCosts:
+    """Costs of work items on one accelerator.
+
+    Args:
+        items: distinct work items.
+        accelerator: the design.
+        mode: "split" lets an operator use any number of cores, "one-core" one of each type.
+
+    Raises:
+        SpecError: the accelerator lacks cores the items need, or has an impossible size.
+        InternalError: an item or a result is impossible.
+    """
+    return CostModel(items, mode=mode).on(accelerator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductSplit:
+    """How a product is spread over cores: parts along each dimension, and which operand stays in the arrays."""
+
+    batch_parts: int
+    m_parts: int
+    n_parts: int
+    k_parts: int
+    inputs_stationary: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WorkBounds:
+    """Lower bounds of the resources one iteration takes on D designs, whatever the schedule.
+
+    Attributes:
+        tensor_core_s, vector_core_s: [D] core-seconds of each type.
+        hbm_bytes: [D] HBM traffic [bytes] with the whole SRAM for every operator.
+    """
+
+    tensor_core_s: Floats
+    vector_core_s: Floats
+    hbm_bytes: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _ShapeTable:
+    """Costs of the products on arrays of one shape, for up to `most_cores` of them."""
+
+    most_cores: int
+    cycles: Floats
+    sram_bytes: Floats
+    split: Ints
+    macs: Floats
+    simple_ops: Floats
+    special_ops: Floats
+    lane_sram_bytes: Floats
+
+
+class CostModel:
+    """Costs of one set of work items on any number of accelerators; what designs have in common is computed once."""
+
+    def __init__(self, items: Sequence[WorkItem], *, mode: Mode = "split") -> None:
+        self.items = tuple(items)
+        self.mode: Mode = mode
+        self._arrays: ItemArrays = item_arrays(self.items)
+        self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
+        self._reread: dict[int, Floats] = {}
+
+    def on(self, accelerator: Accelerator) -> OperatorCosts:
+        """Costs of the items on an accelerator; as `operator_costs`."""
+        arrays = self._arrays
+        _check_accelerator(accelerator, arrays)
+        ladders = self._ladders(accelerator)
+        tensor_ladder, fused_ladder, vector_ladder = ladders
+        table = self._shape_table(accelerator)
+        count = len(arrays)
+        lanes = accelerator.vector_lanes
+        fused_cycles = np.empty((count, len(fused_ladder)))
+        lane_cycles = np.empty((count, len(vector_ladder)))
+        for cores, cycles in ((fused_ladder, fused_cycles), (vector_ladder, lane_cycles)):
+            vector_table(
+                table.simple_ops,
+                table.special_ops,
+                table.lane_sram_bytes,
+                arrays.reduces,
+                arrays.serial_steps,
+                lanes,
+                vector_core_port_bytes(accelerator) / max(1, lanes),
+                cores,
+                cycles,
+            )
+        room = count * max(1, len(tensor_ladder), len(vector_ladder))
+        option_start = np.empty(count + 1, np.int64)
+        tensor_cores, vector_cores = np.empty(room, np.int64), np.empty(room, np.int64)
+        compute_s, hbm_bytes, sram_bytes = np.empty(room), np.empty(room), np.empty(room)
+        tensor_core_s, vector_core_s = np.empty(count), np.empty(count)
+        wrong, at = item_options(
+            arrays.product_start,
+            arrays.product,
+            arrays.has_lanes,
+            arrays.chained,
+            table.cycles,
+            table.sram_bytes,
+            fused_cycles,
+            lane_cycles,
+            table.lane_sram_bytes,
+            arrays.steps,
+            tensor_ladder,
+            fused_ladder,
+            vector_ladder,
+            self._rereads(accelerator.sram_bytes, tensor_ladder, accelerator.num_tensor_cores),
+            self._rereads(accelerator.sram_bytes, vector_ladder, accelerator.num_vector_cores),
+            arrays.fixed_bytes,
+            table.macs,
+            table.simple_ops + SPECIAL_OPERATION_CYCLES * table.special_ops,
+            float(accelerator.tensor_core_rows * accelerator.tensor_core_cols),
+            float(lanes),
+            accelerator.clock_hz,
+            option_start,
+            tensor_cores,
+            vector_cores,
+            compute_s,
+            hbm_bytes,
+            sram_bytes,
+            tensor_core_s,
+            vector_core_s,
+        )
+        if wrong != FINE:
+            raise _impossible(wrong, self.items[at], accelerator)
+        return OperatorCosts(
+            option_start=option_start,
+            tensor_cores=tensor_cores[:at].copy(),
+            vector_cores=vector_cores[:at].copy(),
+            compute_s=compute_s[:at].copy(),
+            hbm_bytes=hbm_bytes[:at].copy(),
+            sram_bytes=sram_bytes[:at].copy(),
+            macs=table.macs,
+            lane_ops=table.simple_ops + table.special_ops,
+            tensor_core_s=tensor_core_s,
+            vector_core_s=vector_core_s,
+        )
+
+    def splits(self, item: int, accelerator: Accelerator, tensor_cores: int) -> tuple[ProductSplit, ...]:
+        """How the products of an item are spread over that many tensor cores, for people."""
+        table = self._shape_table(accelerator)
+        arrays = self._arrays
+        return tuple(
+            ProductSplit(
+                batch_parts=int(parts[0]),
+                m_parts=int(parts[1]),
+                n_parts=int(parts[2]),
+                k_parts=int(parts[3]),
+                inputs_stationary=int(parts[4]) == INPUTS_STATIONARY,
+            )
+            for parts in table.split[
+                arrays.product[arrays.product_start[item] : arrays.product_start[item + 1]], tensor_cores
+            ]
+        )
+
+    def bounds(self, designs: Design, counts: ArrayLike | None = None) -> WorkBounds:
+        """Lower bounds of the work of one iteration on D designs, free of the numbers of cores.
+
+        Core-seconds divided by the cores, and bytes by the bandwidth, bound the iteration from below in either mode.
+
+        Args:
+            designs: arrays of shape [D] under the names of `Accelerator`, or one accelerator.
+            counts: [U] how often each item occurs in an iteration; once if None.
+        """
+        arrays = self._arrays
+        weight = np.ones(len(arrays)) if counts is None else np.asarray(counts, np.float64)
+        lanes_wide = np.atleast_1d(designs.vector_lanes)
+        rows, cols, lanes, port, sram, clock = np.broadcast_arrays(
+            np.atleast_1d(designs.tensor_core_rows),
+            designs.tensor_core_cols,
+            lanes_wide,
+            vector_core_port_bytes(designs) / np.maximum(1, lanes_wide),
+            designs.sram_bytes,
+            designs.clock_hz,
+        )
+        shapes, shape_of = np.unique(np.stack([rows, cols], axis=1).astype(np.int64), axis=0, return_inverse=True)
+        owner_weight = np.repeat(weight, np.diff(arrays.product_start))
+        product_weight = np.bincount(arrays.product, owner_weight, len(arrays.products.m))
+        tensor = np.array([self._least_cycles(int(r), int(c)) @ product_weight for r, c in shapes])
+        widths, width_of = np.unique(np.stack([lanes, port], axis=1), axis=0, return_inverse=True)
+        vector = np.array([self._least_lane_cycles(int(wide), float(moved)) @ weight for wide, moved in widths])
+        sizes, size_of = np.unique(np.array([_sram_index(int(size)) for size in sram]), return_inverse=True)
+        traffic = np.array([(arrays.fixed_bytes + self._reread_at(int(size))) @ weight for size in sizes])
+        return WorkBounds(
+            tensor_core_s=tensor[shape_of.reshape(-1)] / clock,
+            vector_core_s=vector[width_of.reshape(-1)] / clock,
+            hbm_bytes=traffic[size_of.reshape(-1)],
+        )
+
+    def _ladders(self, accelerator: Accelerator) -> tuple[Ints, Ints, Ints]:
+        """Numbers of tensor cores, of vector cores beside each of them, and of vector cores alone."""
+        tensor, vector = accelerator.num_tensor_cores, accelerator.num_vector_cores
+        if self.mode == "one-core":
+            tensor_ladder, vector_ladder = (1,) * min(tensor, 1), (1,) * min(vector, 1)
+            beside = [min(vector, 1)] * len(tensor_ladder)
+        else:
+            tensor_ladder, vector_ladder = core_counts(tensor), core_counts(vector)
+            beside = [max(min(vector, 1), -(-p * vector // tensor)) for p in tensor_ladder]
+        return np.array(tensor_ladder, np.int64), np.array(beside, np.int64), np.array(vector_ladder, np.int64)
+
+    def _shape_table(self, accelerator: Accelerator) -> _ShapeTable:
+        rows, cols = accelerator.tensor_core_rows, accelerator.tensor_core_cols
+        key = (rows, cols, int(accumulator_rows(accelerator)))
+        most_cores = 1 if self.mode == "one-core" else accelerator.num_tensor_cores
+        known = self._shapes.get(key)
+        if known is None or known.most_cores < most_cores:
+            known = self._build_shape_table(*key, 1 << (most_cores - 1).bit_length() if most_cores > 1 else 1)
+            self._shapes[key] = known
+        return known
+
+    def _executed(self, rows: int, cols: int) -> Floats:
+        """[W] executed share of the products on arrays of a shape; see `attention.executed_fraction`."""
+        products = self._arrays.products
+        return 1.0 - products.masked * (1.0 - np.minimum(1.0, max(rows, cols) / products.span))
+
+    def _build_shape_table(self, rows: int, cols: int, accumulators: int, most_cores: int) -> _ShapeTable:
+        arrays, products = self._arrays, self._arrays.products
+        executed = self._executed(rows, cols)
+        cycles = np.empty((len(products.m), most_cores + 1))
+        sram_bytes = np.zeros((len(products.m), most_cores + 1))
+        split = np.zeros((len(products.m), most_cores + 1, 5), np.int64)
+        split_table(
+            products.batch,
+            products.m,
+            products.n,
+            products.k,
+            products.element_bytes,
+            executed,
+            rows,
+            cols,
+            accumulators,
+            most_cores,
+            cycles,
+            sram_bytes,
+            split,
+        )
+        owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+        macs = _sum_by(owner, (products.macs * executed)[arrays.product], len(arrays))
+        # Lanes compute every score of a tile that is not skipped, also those behind the mask.
+        first = arrays.product[arrays.product_start[arrays.attentions.item]]
+        scale = np.ones(len(arrays))
+        scale[arrays.attentions.item] = executed[first] / (1.0 - products.masked[first])
+        return _ShapeTable(
+            most_cores=most_cores,
+            cycles=cycles,
+            sram_bytes=sram_bytes,
+            split=split,
+            macs=macs,
+            simple_ops=arrays.simple_ops * scale,
+            special_ops=arrays.special_ops * scale,
+            lane_sram_bytes=arrays.lane_sram_bytes * scale,
+        )
+
+    def _rereads(self, sram_bytes: int, ladder: Ints, cores: int) -> Floats:
+        """[J, U] HBM bytes beyond every operand once, with the share p/P of the SRAM."""
+        if len(ladder) == 0:
+            return np.zeros((0, len(self._arrays)))
+        return np.stack([self._reread_at(_sram_index(sram_bytes * int(p) // cores)) for p in ladder])
+
+    def _reread_at(self, index: int) -> Floats:
+        """[U] HBM bytes beyond every operand once, with `SRAM_SIZES[index]` on chip."""
+        known = self._reread.get(index)
+        if known is not None:
+            return known
+        arrays, products, attentions = self._arrays, self._arrays.products, self._arrays.attentions
+        size = float(SRAM_SIZES[index]) if index >= 0 else 0.0
+        of_product = np.empty(len(products.m))
+        reread_table(
+            products.batch,
+            products.m,
+            products.n,
+            products.k,
+            products.a_elements,
+            products.b_elements,
+            products.c_elements,
+            products.element_bytes,
+            products.patch,
+            products.window,
+            size,
+            of_product,
+        )
+        owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+        total = _sum_by(owner, of_product[arrays.product], len(arrays))
+        of_attention = np.empty(len(attentions.item))
+        attention_reread_table(
+            attentions.groups,
+            attentions.queries,
+            attentions.keys,
+            attentions.dim_qk,
+            attentions.dim_v,
+            attentions.element_bytes,
+            attentions.products,
+            attentions.visible,
+            size,
+            of_attention,
+        )
+        total[attentions.item] = of_attention
+        total += np.where(arrays.reduction_bytes > size, arrays.reduction_reread, 0.0)
+        self._reread[index] = total
+        return total
+
+    def _least_cycles(self, rows: int, cols: int) -> Floats:
+        products = self._arrays.products
+        cycles = np.empty(len(products.m))
+        least_core_cycles(
+            products.batch, products.m, products.n, products.k, self._executed(rows, cols), rows, cols, cycles
+        )
+        return cycles
+
+    def _least_lane_cycles(self, lanes: int, port_bytes: float) -> Floats:
+        arrays = self._arrays
+        cycles = np.empty((len(arrays), 1))
+        one = np.ones(1, np.int64)
+        vector_table(
+            arrays.simple_ops,
+            arrays.special_ops,
+            arrays.lane_sram_bytes,
+            arrays.reduces,
+            arrays.serial_steps,
+            lanes,
+            port_bytes,
+            one,
+            cycles,
+        )
+        return cycles[:, 0]
+
+
+def accumulator_rows(design: Design) -> Any:
+    """Rows of a block of results a tensor core keeps in its buffer [count]; weights are loaded again for every block.
+
+    M = max(R, buffer/(2·(R·operand + C·4))): two blocks of M rows of operands and of C partial sums, as the rule of
+    `hardware.buffers.tensor_core_buffer_bytes` has it (there M = max(R, C)).
+    """
+    rows, cols = design.tensor_core_rows, design.tensor_core_cols
+    row_bytes = rows * OPERAND_BYTES[design.mac_dtype] + cols * ACCUMULATOR_BYTES
+    return np.maximum(rows, tensor_core_buffer_bytes(design) // (2 * row_bytes))
+
+
+def _sum_by(owner: Ints, values: Floats, count: int) -> Floats:
+    """[count] sums of the values of each owner, floating even where there is none."""
+    return np.bincount(owner, values, count).astype(np.float64)
+
+
+def _sram_index(sram_bytes: int) -> int:
+    """Index of the largest of `SRAM_SIZES` that is not above this size; -1 where none is."""
+    return bisect_right(SRAM_SIZES, sram_bytes) - 1
+
+
+def _check_accelerator(accelerator: Accelerator, arrays: ItemArrays) -> None:
+    """Refuse an accelerator that cannot run the items, with every reason."""
+    faults = []
+
+    def demand(name: str, value: float, least: float, problem: str) -> None:
+        if not least <= value < np.inf:
+            allowed = "more than 0" if isinstance(value, float) else f"{least:.0f} or more"
+            faults.append(Fault(where="accelerator", path=name, value=str(value), problem=problem, allowed=allowed))
+
+    needs_tensor, needs_vector = len(arrays.product) > 0, bool(arrays.has_lanes.any())
+    problem = "the workload has matrix products" if needs_tensor else "a number of cores is never negative"
+    demand("num_tensor_cores", accelerator.num_tensor_cores, int(needs_tensor), problem)
+    problem = "the workload has vector operations" if needs_vector else "a number of cores is never negative"
+    demand("num_vector_cores", accelerator.num_vector_cores, int(needs_vector), problem)
+    if accelerator.num_tensor_cores > 0:
+        for name in ("tensor_core_rows", "tensor_core_cols"):
+            demand(name, getattr(accelerator, name), 1, "a tensor core has rows and columns")
+    if accelerator.num_vector_cores > 0:
+        demand("vector_lanes", accelerator.vector_lanes, 1, "a vector core has lanes")
+    demand("sram_bytes", accelerator.sram_bytes, 0, "a size is never negative")
+    demand("clock_hz", float(accelerator.clock_hz), np.finfo(float).tiny, "a clock ticks")
+    if faults:
+        raise SpecError(*faults)
+
+
+def _impossible(wrong: int, item: WorkItem, accelerator: Accelerator) -> InternalError:
+    what = "is not positive and finite" if wrong == NOT_POSITIVE else "is above the peak of the vector cores"
+    if wrong == ABOVE_TENSOR_PEAK:
+        what = "is above the peak of the tensor cores"
+    return InternalError(f"a cost {what}: {item} on {accelerator}")

@@ -1,0 +1,260 @@
+"""Cycles and on-chip traffic of a matrix product on systolic tensor cores (docs/models/tensor_core.md).
+
+Letters of the formulas: R, C rows and columns of the array; M, N, K of the product C[M, N] = A[M, K] B[K, N]; p cores.
+Every core brings its own ports: R operands in, C stationary operands in and C results out per cycle. The schedules
+below never ask for more, so on-chip traffic needs no bound of its own.
+"""
+
+# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
+# ruff: noqa: D417, PLR0912, PLR0915, PLR0917
+
+from __future__ import annotations
+
+import numpy as np
+
+from worklode.cost.compiled import Floats, Ints, compiled
+
+# Bytes of one partial sum: tensor cores accumulate in 32 bits (Accelerator.mac_dtype).
+PARTIAL_SUM_BYTES = 4
+# Roles of the operands on the array.
+WEIGHTS_STATIONARY = 0
+INPUTS_STATIONARY = 1
+
+
+def scalesim_weight_stationary_cycles(m: int, n: int, k: int, rows: int, cols: int) -> int:
+    """Compute cycles of SCALE-Sim's weight-stationary array [cycles]: no overlap between folds.
+
+    ceil(K/R)·ceil(N/C)·(2R + C + M - 2) - 1. Source: Samajdar et al., SCALE-Sim, arXiv 1811.02883, and ISPASS 2020,
+    eq. 3; equal to SCALE-Sim 3.0 on all rows of the reference table (tests/reference/test_systolic.py).
+    """
+    return -(-k // rows) * -(-n // cols) * (2 * rows + cols + m - 2) - 1
+
+
+def scalesim_output_stationary_cycles(m: int, n: int, k: int, rows: int, cols: int) -> int:
+    """Compute cycles of SCALE-Sim's output-stationary array [cycles]: ceil(M/R)·ceil(N/C)·(R + C + K - 2) - 1."""
+    return -(-m // rows) * -(-n // cols) * (rows + cols + k - 2) - 1
+
+
+def scalesim_input_stationary_cycles(m: int, n: int, k: int, rows: int, cols: int) -> int:
+    """Compute cycles of SCALE-Sim's input-stationary array [cycles]: ceil(K/R)·ceil(M/C)·(2R + C + N - 2) - 1."""
+    return -(-k // rows) * -(-m // cols) * (2 * rows + cols + n - 2) - 1
+
+
+def fill_cycles(rows: int, cols: int) -> int:
+    """Cycles an operator spends on its first weights in and its last results out [cycles]: 2R + C - 2.
+
+    R to load the first weights, R + C - 2 for the skewed wavefront to leave; later loads hide behind streaming.
+    """
+    return 2 * rows + cols - 2
+
+
+@compiled("int64(int64, int64)")
+def ceil_ratio(total: int, parts: int) -> int:
+    """Size of the largest of `parts` parts of `total`, rounded up."""
+    return -(-total // parts)
+
+
+@compiled("float64(int64, int64, int64, int64, int64, int64)")
+def streaming_cycles(batch: int, streamed: int, stationary: int, reduction: int, rows: int, cols: int) -> float:
+    """Cycles of `batch` products on one core whose weights are loaded behind the streaming of others [cycles].
+
+    batch·ceil(K/R)·ceil(N/C)·max(M, R): a fold streams M rows, and the next R x C weights need R cycles to come in.
+    M is `streamed`, N `stationary`, K `reduction`.
+
+    Small products of a batch share a pass: h = min(R/K, C/N) of them as a block-diagonal weight matrix, whose M rows
+    stream once for all h; and g groups of these side by side in the columns, each streaming its own M rows and
+    leaving the others' results unused, which pays while g·M <= R. Source of block-diagonal packing: XLA's conversion of
+    grouped to dense convolutions (convolution_group_converter).
+    """
+    k_folds = -(-reduction // rows)
+    if batch == 1 or 2 * stationary > cols:
+        return float(batch) * k_folds * -(-stationary // cols) * max(streamed, rows)
+    side_by_side = min(cols // stationary, batch)
+    stacked = min(max(1, rows // reduction), side_by_side)
+    best = np.inf
+    for groups in (rows // streamed, rows // streamed + 1):
+        used = max(1, min(side_by_side // stacked, groups))
+        passes = -(-batch // (stacked * used))
+        best = min(best, float(passes) * k_folds * max(used * streamed, rows))
+    return best
+
+
+@compiled("float64(float64, int64, int64)")
+def reduction_cycles(outputs: float, k_parts: int, cols: int) -> float:
+    """Cycles to add up the partial sums of `k_parts` cores that share a K [cycles].
+
+    2·(s - 1)/s·outputs/C: a reduce-scatter through SRAM. Each of s cores writes the partial sums of the parts it does
+    not own and reads those of the part it owns, C per cycle through its result port; its accumulators add them.
+    """
+    return float(np.ceil(2.0 * (k_parts - 1) / k_parts * outputs / cols))
+
+
+@compiled("int64(int64, int64, int64[::1])")
+def useful_parts(total: int, limit: int, parts: Ints) -> int:
+    """Numbers of parts <= limit that make the largest part ceil(total/parts) smaller than fewer parts do; the count.
+
+    About 2·sqrt(total) values; every other number of parts costs cores and gains nothing.
+    """
+    count = 0
+    part = 1
+    while part <= limit:
+        parts[count] = part
+        count += 1
+        largest = -(-total // part)
+        if largest == 1:
+            break
+        part = -(-total // (largest - 1))
+    return count
+
+
+@compiled("float64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def on_chip_bytes(
+    batch: int,
+    streamed: int,
+    stationary: int,
+    reduction: int,
+    streamed_parts: int,
+    stationary_parts: int,
+    k_parts: int,
+    cols: int,
+    accumulator_rows: int,
+    element_bytes: int,
+) -> float:
+    """Traffic between SRAM and the tensor cores [bytes].
+
+    The streamed operand is read once for every fold of C columns, the stationary one once for every `accumulator_rows`
+    rows and part of the streamed dimension, results are written once; s parts of K write and read (s - 1) partial sums
+    of every result besides.
+    """
+    column_folds = stationary_parts * ceil_ratio(ceil_ratio(stationary, stationary_parts), cols)
+    row_passes = streamed_parts * ceil_ratio(ceil_ratio(streamed, streamed_parts), accumulator_rows)
+    results = float(batch) * streamed * stationary
+    operands = float(batch) * reduction * (float(streamed) * column_folds + float(stationary) * row_passes)
+    return (operands + results) * element_bytes + 2.0 * (k_parts - 1) * results * PARTIAL_SUM_BYTES
+
+
+@compiled(
+    "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, int64, int64,"
+    " float64[:, ::1], float64[:, ::1], int64[:, :, ::1])"
+)
+def split_table(
+    batch: Ints,
+    m: Ints,
+    n: Ints,
+    k: Ints,
+    element_bytes: Ints,
+    executed: Floats,
+    rows: int,
+    cols: int,
+    accumulator_rows: int,
+    most_cores: int,
+    cycles: Floats,
+    sram_bytes: Floats,
+    split: Ints,
+) -> None:
+    """Least cycles of every product on at most p cores, for all p up to `most_cores`.
+
+    Every split of a product into parts along batch, M, N and K is tried (N and K in whole folds, the streamed dimension
+    down to R rows), in both roles of the operands.
+
+    Args:
+        batch, m, n, k: [U] sizes.
+        element_bytes: [U] size of an operand [bytes].
+        executed: [U] share of the product that is executed (causal masks).
+        rows, cols: of the array.
+        accumulator_rows: rows of C partial sums a core keeps; more rows load their weights again.
+        most_cores: P.
+        cycles: out, [U, P + 1] cycles on at most p cores, fill included, not increasing in p; column 0 unused.
+        sram_bytes: out, [U, P + 1] traffic between SRAM and the cores [bytes] of that split.
+        split: out, [U, P + 1, 5] parts along (batch, m, n, k) and role.
+    """
+    n_parts = np.empty(most_cores, np.int64)
+    k_parts = np.empty(most_cores, np.int64)
+    b_parts = np.empty(most_cores, np.int64)
+    streamed_part = np.empty(most_cores + 1, np.int64)
+    fill = float(2 * rows + cols - 2)
+    for u in range(len(m)):
+        for p in range(most_cores + 1):
+            cycles[u, p] = np.inf
+        for role in range(2):
+            streamed, stationary = (m[u], n[u]) if role == 0 else (n[u], m[u])
+            k_folds, n_folds = -(-k[u] // rows), -(-stationary // cols)
+            packs = batch[u] > 1 and 2 * stationary <= cols
+            most_m = min(most_cores, -(-streamed // rows))
+            for p in range(1, most_m + 1):
+                streamed_part[p] = -(-streamed // p)
+            k_count = useful_parts(k_folds, most_cores, k_parts)
+            n_count = useful_parts(n_folds, most_cores, n_parts)
+            b_count = useful_parts(batch[u], most_cores, b_parts)
+            for k_index in range(k_count):
+                pk = k_parts[k_index]
+                k_fold = -(-k_folds // pk)
+                k_part = min(k[u], k_fold * rows)
+                for n_index in range(n_count):
+                    pn = n_parts[n_index]
+                    if pk * pn > most_cores:
+                        break
+                    n_fold = -(-n_folds // pn)
+                    n_part = min(stationary, n_fold * cols)
+                    for b_index in range(b_count):
+                        pb = b_parts[b_index]
+                        outer = pk * pn * pb
+                        if outer > most_cores:
+                            break
+                        b_part = -(-batch[u] // pb)
+                        folds = float(b_part) * k_fold * n_fold
+                        for pm in range(1, min(most_m, most_cores // outer) + 1):
+                            m_part = streamed_part[pm]
+                            if packs:
+                                total = streaming_cycles(b_part, m_part, n_part, k_part, rows, cols)
+                            else:
+                                total = folds * max(m_part, rows)
+                            if pk > 1:
+                                total += reduction_cycles(float(b_part) * m_part * n_part, pk, cols)
+                            p = outer * pm
+                            # Among equals: no split of K, then few parts of the streamed dimension (weights shared).
+                            if total < cycles[u, p] or (total == cycles[u, p] and pk == 1 and split[u, p, 4] == role):
+                                cycles[u, p] = total
+                                split[u, p, 0] = pb
+                                split[u, p, 1] = pm if role == 0 else pn
+                                split[u, p, 2] = pn if role == 0 else pm
+                                split[u, p, 3] = pk
+                                split[u, p, 4] = role
+        for p in range(1, most_cores + 1):
+            if p > 1 and cycles[u, p] >= cycles[u, p - 1]:
+                cycles[u, p] = cycles[u, p - 1]
+                sram_bytes[u, p] = sram_bytes[u, p - 1]
+                split[u, p] = split[u, p - 1]
+                continue
+            pk, role = split[u, p, 3], split[u, p, 4]
+            streamed, stationary = (m[u], n[u]) if role == 0 else (n[u], m[u])
+            pm, pn = (split[u, p, 1], split[u, p, 2]) if role == 0 else (split[u, p, 2], split[u, p, 1])
+            sram_bytes[u, p] = executed[u] * on_chip_bytes(
+                batch[u], streamed, stationary, k[u], pm, pn, pk, cols, accumulator_rows, element_bytes[u]
+            )
+        for p in range(1, most_cores + 1):
+            cycles[u, p] = np.ceil(cycles[u, p] * executed[u]) + fill
+
+
+@compiled("void(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, float64[::1])")
+def least_core_cycles(
+    batch: Ints, m: Ints, n: Ints, k: Ints, executed: Floats, rows: int, cols: int, cycles: Floats
+) -> None:
+    """Lower bound of cores x cycles of every product under any split over any number of cores, into `cycles` [U].
+
+    One core spends least where products do not share passes: splitting only rounds up again. Where they do, rounding is
+    left out: batch·ceil(K/R)·max(M/h, R/w) with w = C/N products side by side and h <= min(R/K, w) of them stacked.
+    """
+    fill = 2 * rows + cols - 2
+    for u in range(len(m)):
+        best = np.inf
+        for role in range(2):
+            streamed, stationary = (m[u], n[u]) if role == 0 else (n[u], m[u])
+            if batch[u] > 1 and 2 * stationary <= cols:
+                side_by_side = min(cols // stationary, batch[u])
+                stacked = min(max(1, rows // k[u]), side_by_side)
+                folds = float(batch[u]) * -(-k[u] // rows)
+                best = min(best, folds * max(streamed / stacked, rows / side_by_side))
+            else:
+                best = min(best, streaming_cycles(batch[u], streamed, stationary, k[u], rows, cols))
+        cycles[u] = best * executed[u] + fill
