@@ -14,24 +14,11 @@ from torch.utils._pytree import tree_map
 
 _KEY = "AutocastPrivateUse1"
 
-LOW_PRECISION = (
-    "addbmm addmm addmv addr baddbmm bmm chain_matmul linalg_multi_dot conv1d conv2d conv3d convolution "
-    "conv_transpose1d conv_transpose2d.input conv_transpose3d.input linear lstm_cell gru_cell rnn_tanh_cell "
-    "rnn_relu_cell matmul mm mv einsum prelu scaled_dot_product_attention"
-).split()
+LOW_PRECISION = ["addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "chain_matmul", "linalg_multi_dot", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input", "linear", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "matmul", "mm", "mv", "einsum", "prelu", "scaled_dot_product_attention"]
 
-FULL_PRECISION = (
-    "acos asin cosh sinh tan erfinv exp expm1 log log10 log1p log2 pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar "
-    "reciprocal rsqrt softplus cumprod cumsum prod prod.dim_int sum sum.dim_IntList norm.Scalar norm.ScalarOpt_dim "
-    "linalg_vector_norm dist cdist pdist renorm cosine_similarity layer_norm group_norm softmax.int log_softmax.int "
-    "binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy_loss hinge_embedding_loss huber_loss kl_div "
-    "l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss nll_loss_nd "
-    "poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss"
-).split()
+FULL_PRECISION = ["acos", "asin", "cosh", "sinh", "tan", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "reciprocal", "rsqrt", "softplus", "cumprod", "cumsum", "prod", "prod.dim_int", "sum", "sum.dim_IntList", "norm.Scalar", "norm.ScalarOpt_dim", "linalg_vector_norm", "dist", "cdist", "pdist", "renorm", "cosine_similarity", "layer_norm", "group_norm", "softmax.int", "log_softmax.int", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss", "multi_margin_loss", "multilabel_margin_loss", "nll_loss", "nll_loss_nd", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss"]
 
-WIDEST = (
-    "addcdiv addcmul atan2 bilinear dot vdot grid_sampler index_put scatter_add tensordot cat stack linalg_cross"
-).split()
+WIDEST = ["addcdiv", "addcmul", "atan2", "bilinear", "dot", "vdot", "grid_sampler", "index_put", "scatter_add", "tensordot", "cat", "stack", "linalg_cross"]
 
 
 def register_autocast(library: torch.library.Library) -> tuple[torch.library.Library, ...]:

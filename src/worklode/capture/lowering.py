@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from worklode.capture.call import Call, Description
@@ -10,6 +10,8 @@ from worklode.capture.gradients import product_gradients
 from worklode.capture.recording import Record, Recording
 from worklode.graph.operator import Access, Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.work import Work
+
+Describe = Callable[[Call], tuple[Description, ...]]
 
 _FORWARD = (Phase.FORWARD, Phase.LOSS)
 _SAVES = (Phase.BACKWARD, Phase.RECOMPUTE)
@@ -129,14 +131,14 @@ class _Lowering:
         return TensorRole.ACTIVATION
 
 
-def lower(recording: Recording) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
+def lower(recording: Recording, describe: Describe) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
     """Operators in the order they ran, and the tensors between them, storages numbered without gaps."""
     lowering = _Lowering(recording)
+    described = [describe(call) for call in recording.calls]
     for record in recording.records:
-        signature = recording.signatures[record.signature]
-        for description in signature.descriptions:
+        for description in described[record.call]:
             if _does_something(description):
-                lowering.add(record, signature.call, description)
+                lowering.add(record, recording.calls[record.call], description)
     tensors = tuple(lowering.tensors())
     return product_gradients(tuple(lowering.operators), tensors), _renumbered(tensors)
 

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worklode.capture import policy
-from worklode.capture.call import Call, Description
 from worklode.capture.fake_device import Fakes
-from worklode.capture.recording import Record, Recording, Signature
+from worklode.capture.recording import Record, Recording
+from worklode.capture.results import Remake, ResultMaker
 from worklode.capture.to_call import exploded, is_multi_tensor, record_call
 from worklode.graph.operator import Phase, TensorRole
 
-Describe = Callable[[Call], tuple[Description, ...]]
-
 _ALLOCATIONS = frozenset(
-    "empty empty_like empty_strided empty_permuted new_empty new_empty_strided resize_ resize_as_ set_ "
-    "_resize_output_ lift lift_fresh".split()
+    (
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "empty_permuted",
+        "new_empty",
+        "new_empty_strided",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "_resize_output_",
+    )
 )
 """Packets that give memory but do no work."""
 
+_CONSTANTS = frozenset(("lift", "lift_fresh", "lift_fresh_copy"))
+"""Packets that bring a number written in the program (`torch.tensor(3)`) into the step."""
+
+_DEVICE = torch.ops.prim.device.default
 _EMBEDDING = torch.ops.aten.embedding.default
 _SILENT_NAMESPACES = ("prim", "profiler")
 
@@ -34,50 +46,62 @@ _SILENT_NAMESPACES = ("prim", "profiler")
 class _Operator:
     """What the recorder wants to know of an operator overload, found out once."""
 
-    __slots__ = ("multi_tensor", "mutates", "packet", "silent")
+    __slots__ = ("chooses", "constant", "is_view", "multi_tensor", "mutates", "name", "refused", "silent")
 
     def __init__(self, func: OpOverload) -> None:
-        namespace, self.packet = func._schema.name.split("::")
-        self.silent = namespace in _SILENT_NAMESPACES or func.is_view or self.packet in _ALLOCATIONS
+        namespace, packet = func._schema.name.split("::")
+        self.name = f"{namespace}.{packet}"
+        self.is_view = func.is_view
+        self.constant = packet in _CONSTANTS
+        self.silent = namespace in _SILENT_NAMESPACES or func.is_view or self.constant or packet in _ALLOCATIONS
         self.mutates = func._schema.is_mutable
         self.multi_tensor = is_multi_tensor(func)
+        self.refused = policy.REFUSED.get(str(func), "")
+        self.chooses = func in policy.SELECTIONS
 
 
 class _Slot:
-    """Stands for a tensor of one shape, strides and type in the key of a signature; equal ones are one object."""
+    """Stands for a tensor of one shape, strides and type in the key of a call; equal ones are one object."""
 
     __slots__ = ()
 
 
-class _Shape:
-    """A distinct call: its signature, how many tensors its result has, and where its other outputs are found."""
+class _Known:
+    """A distinct call.
 
-    __slots__ = ("results", "signature", "written")
+    Attributes:
+        number: index of the call in the recording, or -1 where it is nothing to write down.
+        written: places among the tensors of its arguments that it writes and does not return.
+        remake: how to make its result again, or None.
+    """
 
-    def __init__(self, signature: int, results: int, written: tuple[int, ...]) -> None:
-        self.signature = signature
-        self.results = results
+    __slots__ = ("number", "remake", "written")
+
+    def __init__(self, number: int, written: tuple[int, ...], remake: Remake | None) -> None:
+        self.number = number
         self.written = written
+        self.remake = remake
 
 
 class StepRecorder(TorchDispatchMode):
     """Records operators while `phase` is set; answers data-dependent questions by `policy` at all times."""
 
-    def __init__(self, module_names: dict[int, str], describe: Describe, fakes: Fakes) -> None:
-        """Names of modules by `id`, the operator table, and the converter for real tensors met on the way."""
+    def __init__(self, module_names: dict[int, str], fakes: Fakes, mode: FakeTensorMode, device: torch.device) -> None:
+        """Take the names of modules by `id`, the converter for real tensors met on the way, and where fakes live."""
         super().__init__()
         self.recording = Recording()
         self.phase: Phase | None = None
         self.owner_of: dict[int, str] = {}
+        self.reuses_results = True
         self._module_names = module_names
-        self._describe = describe
         self._fakes = fakes
+        self._results = ResultMaker(mode, device)
         self._stack: list[str] = []
         self._sequence_numbers: list[int] = []
         self._sequence_modules: list[str] = []
         self._last_module = ""
         self._operators: dict[OpOverload, _Operator] = {}
-        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._known: dict[tuple[Any, ...], _Known] = {}
         self._slots: dict[tuple[Any, ...], _Slot] = {}
         self._storages: dict[int, int] = {}
         self._kept: list[torch.UntypedStorage] = []
@@ -134,12 +158,49 @@ class StepRecorder(TorchDispatchMode):
     def _leave(self, module: torch.nn.Module, args: object, result: object) -> None:
         self._stack.pop()
 
+    def _place(self) -> tuple[Phase, str]:
+        """Phase and module of the operator that runs now."""
+        phase = self.phase
+        assert phase is not None
+        stack = self._stack
+        if phase is Phase.FORWARD:
+            self._mark(stack[-1] if stack else "")
+            return (Phase.FORWARD, stack[-1]) if stack else (Phase.LOSS, "")
+        if phase is Phase.OPTIMIZER:
+            return phase, ""
+        node = torch._C._current_autograd_node()
+        # only a recomputed forward runs modules, or builds graph from within a node, in backward
+        if stack or (node is not None and torch.is_grad_enabled()):
+            module = stack[-1] if stack else self._module_of(node)
+            self._mark(module)
+            return Phase.RECOMPUTE, module
+        if node is not None and type(node).__name__ == "AccumulateGrad":
+            return Phase.ACCUMULATE, self._last_module
+        self._last_module = self._module_of(node)
+        return Phase.BACKWARD, self._last_module
+
+    def _mark(self, module: str) -> None:
+        """Remember the module of the newest autograd node. Numbers only grow: backward runs in this thread too."""
+        newest = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
+        if not self._sequence_numbers or newest > self._sequence_numbers[-1]:
+            self._sequence_numbers.append(newest)
+            self._sequence_modules.append(module)
+
+    def _module_of(self, node: Any) -> str:
+        """Module whose forward made an autograd node. Operators in place make extra nodes: take the next one known."""
+        if node is None:
+            return self._last_module
+        place = bisect_left(self._sequence_numbers, node._sequence_nr())
+        return self._sequence_modules[place] if place < len(self._sequence_modules) else self._last_module
+
     # --------------------------------------------------------------------------------------------- operators
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operator on fake tensors and write it down."""
+        if func is _DEVICE:  # asked for more often than anything is computed
+            return args[0].fake_device
         kwargs = kwargs or {}
         operator = self._operators.get(func)
         if operator is None:
@@ -147,26 +208,104 @@ class StepRecorder(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             if func is policy.SCALAR:
                 return self._scalar(func, args)
-            if operator.packet not in _ALLOCATIONS:
-                args, kwargs = self._all_fake(args), {name: self._all_fake(value) for name, value in kwargs.items()}
-            if func in policy.SELECTIONS and policy.selects(func, args):
-                self._note(f"{operator.packet}: as if all elements were selected")
-                args, result = policy.selection(func, args, kwargs)
-            elif self.phase is not None and str(func) in policy.REFUSED:
-                raise policy.DataDependentError(policy.REFUSED[str(func)])
-            else:
-                result = func(*args, **kwargs)
-            if self.phase is None:
-                return result
-            phase, module = self._place()
-            if operator.silent:
-                return result
+            if operator.constant:
+                return func(*args, **kwargs)
+            args, kwargs = self._all_fake(args), {name: self._all_fake(value) for name, value in kwargs.items()}
             if operator.multi_tensor:
-                for one_args, one_kwargs, one_result in exploded(func, args, kwargs, result):
-                    self._add(func, operator, one_args, one_kwargs, one_result, phase, module)
-            else:
-                self._add(func, operator, args, kwargs, result, phase, module)
+                return self._run_multi_tensor(func, operator, args, kwargs)
+            if operator.refused and self.phase is not None:
+                raise policy.DataDependentError(operator.refused)
+            if operator.chooses and policy.selects(func, args):
+                self._note(f"{operator.name}: as if all elements were selected")
+                args, result = policy.selection(func, args, kwargs)
+                return self._write_down(func, operator, args, kwargs, result)
+            return self._run(func, operator, args, kwargs)
+
+    def _run(self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an ordinary operator: by memory where an equal call ran before."""
+        tensors: list[torch.Tensor] = []
+        key = self._call_key(func, args, kwargs, tensors)
+        known = self._known.get(key)
+        if known is not None and known.remake is not None:
+            result = known.remake(tensors)
+        else:
+            result = func(*args, **kwargs)
+            if known is None:
+                known = self._known[key] = self._learn(func, operator, args, kwargs, result)
+        if self.phase is not None:
+            phase, module = self._place()
+            if known.number >= 0:
+                self._add(operator, known, tensors, result, phase, module)
         return result
+
+    def _run_multi_tensor(
+        self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operator on lists of tensors; it is written down once per entry.
+
+        One that only writes its arguments has no shapes to find out (and torch lacks some of the meta kernels).
+        """
+        result = func(*args, **kwargs) if func._schema.returns else None
+        for one_args, one_kwargs, one_result in exploded(func, args, kwargs, result):
+            self._write_down(func, operator, one_args, one_kwargs, one_result)
+        return result
+
+    def _write_down(
+        self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        """Write down a call that has run already."""
+        if self.phase is not None:
+            tensors: list[torch.Tensor] = []
+            key = (self._call_key(func, args, kwargs, tensors), "written down")
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = self._learn(func, operator, args, kwargs, result)
+            phase, module = self._place()
+            if known.number >= 0:
+                self._add(operator, known, tensors, result, phase, module)
+        return result
+
+    def _add(
+        self, operator: _Operator, known: _Known, tensors: list[torch.Tensor], result: Any, phase: Phase, module: str
+    ) -> None:
+        """Append a record."""
+        inputs = tuple([self.storage(tensor) for tensor in tensors])
+        outputs = [self.storage(tensor) for tensor in _tensors_of(result)]
+        outputs.extend([inputs[index] for index in known.written])
+        if phase is Phase.OPTIMIZER or phase is Phase.ACCUMULATE:
+            module = next((self.owner_of[number] for number in inputs if number in self.owner_of), module)
+        elif operator.name == "aten.embedding" and self._is_input(inputs[1]):
+            self.recording.embedded_inputs.append(tensors[1].numel() if tensors[1].dim() > 1 else 0)
+        for output in outputs:
+            self._last_writer[output] = operator.name
+        self.recording.records.append(Record(known.number, inputs, tuple(outputs), phase, module))
+
+    def _is_input(self, storage: int) -> bool:
+        role = self.recording.roles.get(storage)
+        return role is not None and role[0] is TensorRole.INPUT
+
+    def _learn(
+        self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> _Known:
+        """What there is to know of a call not seen before."""
+        call, inputs, outputs = record_call(func, args, kwargs, result)
+        tensors = list(inputs)
+        results = _tensors_of(result)
+        remake = None
+        if self.reuses_results and not operator.multi_tensor:
+            remake = self._results.remake(
+                tensors=tensors, result=result, is_view=operator.is_view, mutates=operator.mutates
+            )
+        storages = {self.storage(tensor) for tensor in tensors}
+        only_views = not operator.mutates and all(self.storage(tensor) in storages for tensor in results)
+        if operator.silent or (results and only_views):
+            return _Known(-1, (), remake)
+        places = {id(tensor): index for index, tensor in enumerate(tensors)}
+        written = tuple(places[id(tensor)] for tensor in outputs[len(results) :])
+        self.recording.calls.append(call)
+        return _Known(len(self.recording.calls) - 1, written, remake)
+
+    # ------------------------------------------------------------------------------------------------- values
 
     def _scalar(self, func: OpOverload, args: tuple[Any, ...]) -> Any:
         """A number out of a tensor: the true one where torch knows it, else the policy's."""
@@ -174,7 +313,7 @@ class StepRecorder(TorchDispatchMode):
         if not isinstance(tensor, FakeTensor) or tensor.constant is not None:
             return func(*args)
         if self.phase in (None, Phase.OPTIMIZER) and tensor.dtype != torch.bool:
-            return 1 if not tensor.dtype.is_floating_point else 1.0  # the step count of an optimizer
+            return 1.0 if tensor.dtype.is_floating_point else 1  # the step count of an optimizer
         answer, note = policy.scalar(tensor, self._last_writer.get(self.storage(tensor), ""))
         self._note(note)
         return answer
@@ -199,83 +338,20 @@ class StepRecorder(TorchDispatchMode):
             return [self._all_fake(item) for item in value]
         return value
 
-    def _place(self) -> tuple[Phase, str]:
-        """Phase and module of the operator that runs now."""
-        phase = self.phase
-        assert phase is not None
-        stack = self._stack
-        if phase is Phase.FORWARD:
-            self._mark(stack[-1] if stack else "")
-            return (Phase.FORWARD, stack[-1]) if stack else (Phase.LOSS, "")
-        if phase is Phase.OPTIMIZER:
-            return phase, ""
-        node = torch._C._current_autograd_node()
-        # only a recomputed forward runs modules, or builds graph from within a node, in backward
-        if stack or (node is not None and torch.is_grad_enabled()):
-            module = stack[-1] if stack else self._module_of(node)
-            self._mark(module)
-            return Phase.RECOMPUTE, module
-        if node is not None and type(node).__name__ == "AccumulateGrad":
-            return Phase.ACCUMULATE, self._last_module
-        self._last_module = self._module_of(node)
-        return Phase.BACKWARD, self._last_module
-
-    def _mark(self, module: str) -> None:
-        """Remember which module the newest autograd node belongs to. Numbers only grow: backward runs in this thread."""
-        newest = torch.autograd._get_sequence_nr() - 1  # type: ignore[attr-defined]
-        if not self._sequence_numbers or newest > self._sequence_numbers[-1]:
-            self._sequence_numbers.append(newest)
-            self._sequence_modules.append(module)
-
-    def _module_of(self, node: Any) -> str:
-        """Module whose forward made an autograd node. Operators in place make extra nodes: take the next one known."""
-        if node is None:
-            return self._last_module
-        place = bisect_left(self._sequence_numbers, node._sequence_nr())
-        return self._sequence_modules[place] if place < len(self._sequence_modules) else self._last_module
-
-    def _add(
-        self,
-        func: OpOverload,
-        operator: _Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        result: Any,
-        phase: Phase,
-        module: str,
-    ) -> None:
-        """Write down one operator, unless it only made a view."""
-        tensors: list[torch.Tensor] = []
+    def _call_key(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor]
+    ) -> tuple[Any, ...]:
+        """A hashable stand-in for a call; its tensors are appended to `tensors`, depth first."""
         key: list[Any] = [func]
         for value in args:
             key.append(self._key(value, tensors))
         for name, value in kwargs.items():
             key.append(name)
             key.append(self._key(value, tensors))
-        inputs = tuple([self.storage(tensor) for tensor in tensors])
-        results: list[torch.Tensor] = []
-        key.append(self._key(result, results))
-        outputs = tuple([self.storage(tensor) for tensor in results])
-        if not operator.mutates and outputs and all(output in inputs for output in outputs):
-            return
-        signature_key = tuple(key)
-        shape = self._shapes.get(signature_key)
-        if shape is None:
-            shape = self._new_shape(func, args, kwargs, result, tensors, results)
-            self._shapes[signature_key] = shape
-        if shape.written:
-            outputs += tuple([inputs[index] for index in shape.written])
-        if phase is Phase.OPTIMIZER or phase is Phase.ACCUMULATE:
-            owners = [self.owner_of[number] for number in inputs if number in self.owner_of]
-            module = owners[0] if owners else module
-        elif func is _EMBEDDING and self.recording.roles.get(inputs[1], ("",))[0] is TensorRole.INPUT:
-            self.recording.embedded_inputs.append(tensors[1].numel() if tensors[1].dim() > 1 else 0)
-        for output in outputs:
-            self._last_writer[output] = f"aten.{operator.packet}"
-        self.recording.records.append(Record(shape.signature, inputs, outputs, phase, module))
+        return tuple(key)
 
     def _key(self, value: Any, tensors: list[torch.Tensor]) -> Any:
-        """A hashable stand-in for an argument; its tensors are appended to `tensors`, depth first."""
+        """A hashable stand-in for an argument. 1, 1.0 and True are equal keys but not equal arguments."""
         if isinstance(value, torch.Tensor):
             tensors.append(value)
             if value.layout is torch.strided:
@@ -288,23 +364,13 @@ class StepRecorder(TorchDispatchMode):
             return slot
         if isinstance(value, list | tuple):
             return tuple([self._key(item, tensors) for item in value])
-        # 1, 1.0 and True are equal keys, but not equal arguments
         return (type(value), value) if isinstance(value, int | float) else value
 
-    def _new_shape(
-        self,
-        func: OpOverload,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        result: Any,
-        tensors: list[torch.Tensor],
-        results: list[torch.Tensor],
-    ) -> _Shape:
-        """Describe a call not seen before."""
-        call, inputs, outputs = record_call(func, args, kwargs, result)
-        same = len(inputs) == len(tensors) and all(a is b for a, b in zip(inputs, tensors, strict=True))
-        assert same, f"{call.name}: the tensors of the call are not those recorded"
-        places = {id(tensor): index for index, tensor in enumerate(tensors)}
-        written = tuple(places[id(tensor)] for tensor in outputs[len(results) :])
-        self.recording.signatures.append(Signature(call=call, descriptions=self._describe(call)))
-        return _Shape(len(self.recording.signatures) - 1, len(results), written)
+
+def _tensors_of(result: Any) -> list[torch.Tensor]:
+    """Tensors of a result, in order."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, list | tuple):
+        return [tensor for item in result for tensor in _tensors_of(item)]
+    return []

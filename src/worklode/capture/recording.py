@@ -1,6 +1,6 @@
 """What the recorder writes down: light records of dispatched operators, and what it knew about their storages.
 
-A record names its operator by the index of a signature, so that equal calls (the 96 layers of GPT-3) are described once.
+A record names its call by index, so that equal calls (the 96 layers of GPT-3) are described once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from worklode.capture.call import Call, Description
+from worklode.capture.call import Call
 from worklode.graph.operator import Phase, TensorRole
 
 
@@ -17,25 +17,17 @@ class Record(NamedTuple):
     """One operator as it ran.
 
     Attributes:
-        signature: index into `Recording.signatures`.
+        call: index into `Recording.calls`.
         inputs, outputs: storages behind `Call.inputs` and `Call.outputs`.
         phase: when it ran.
         module: qualified name of the module it belongs to, "" outside of all.
     """
 
-    signature: int
+    call: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     phase: Phase
     module: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
-    """One distinct call (operator, shapes, strides, types, other arguments) and what the operator table says of it."""
-
-    call: Call
-    descriptions: tuple[Description, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +36,7 @@ class Recording:
 
     Attributes:
         records: operators in the order they ran, views and allocations left out.
-        signatures: distinct calls.
+        calls: distinct calls (operator, shapes, strides, types, other arguments).
         storage_bytes: size of every storage [bytes].
         roles: storage -> role and name, for those that are more than activations.
         dtypes: storage -> element type of the tensor it was first seen with.
@@ -53,7 +45,7 @@ class Recording:
     """
 
     records: list[Record] = field(default_factory=list)
-    signatures: list[Signature] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     storage_bytes: list[int] = field(default_factory=list)
     roles: dict[int, tuple[TensorRole, str]] = field(default_factory=dict)
     dtypes: list[str] = field(default_factory=list)

@@ -57,7 +57,7 @@ def run_capture(workload: Workload, options: CaptureOptions, progress: Progress)
         notes.append("recompute=full: the model has no repeated block, nothing is recomputed")
     recording = step.run(candidates)
     progress("lowering to a graph")
-    operators, tensors = lower(recording)
+    operators, tensors = lower(recording, describe)
     operators, blocks = assign_blocks(operators, tensors, candidates)
     tokens = _tokens(recording, workload, samples)
     notes.extend(f"{text}, {count} times" if count > 1 else text for text, count in recording.notes.items())
@@ -95,7 +95,7 @@ class _Step:
         fakes = Fakes(mode, device)
         module = self.ingredients.module
         names = {id(child): name for name, child in module.named_modules()}
-        recorder = StepRecorder(names, describe, fakes)
+        recorder = StepRecorder(names, fakes, mode, device)
         with ExitStack() as stack:
             for context in (as_on_a_device(), mode, OneDevice(device)):
                 stack.enter_context(context)
