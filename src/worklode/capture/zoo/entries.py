@@ -309,8 +309,8 @@ ENTRIES: tuple[ZooEntry, ...] = (
         batch_source="arXiv 1906.00091, section 5.2: 2048 samples",
         optimizer="sgd",
         parameters=540_677_217,
-        parameters_source="arXiv 1906.00091, section 5.1, about 540 M; exact: 16 x 33,762,577 table rows, 155,984 in the "
-        "bottom and 320,001 in the top perceptron",
+        parameters_source="arXiv 1906.00091, section 5.1, about 540 M; exact: 16 x 33,762,577 table rows and "
+        "155,984 + 320,001 in the perceptrons",
         paper="Naumov et al., Deep Learning Recommendation Model, arXiv 1906.00091",
         block="tables: embedding bags, 26, all of different length",
         notes="table gradients are dense",
