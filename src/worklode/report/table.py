@@ -101,9 +101,11 @@ def facts(*pairs: tuple[str, str]) -> Table:
 
 def listing(rows: Sequence[Mapping[str, object]], *, right: Sequence[str] = ()) -> Table:
     """Plain table of equal rows; `right` names the columns of numbers."""
-    table = _table()
+    table = _table(padding=(0, 1, 0, 0))
     for column in rows[0]:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column == next(iter(rows[0])))
+        # What has no space in it can only be cut, not wrapped.
+        whole = all(" " not in str(row[column]) for row in rows)
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=whole)
     for row in rows:
         _add(table, *(str(value) for value in row.values()))
     return table

@@ -13,7 +13,11 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worklode.graph.training_graph import TrainingGraph
+    from worklode.search.evaluate import ScheduledStep
 
 _MICROSECONDS_PER_S = 1e6
 _TENSOR_PROCESS, _VECTOR_PROCESS, _MEMORY_PROCESS, _COUNTER_PROCESS = 1, 2, 3, 4
@@ -44,6 +48,32 @@ class TracedOperator:
     vector_cores: int
     hbm_bytes: float
     facts: Mapping[str, Any]
+
+
+def traced_operators(step: ScheduledStep, graph: TrainingGraph) -> tuple[TracedOperator, ...]:
+    """The operators of a scheduled graph (the fused one the step was made from), in its order."""
+    schedule, problem = step.schedule, step.problem
+    found = []
+    for index, operator in enumerate(graph.operators):
+        option = int(schedule.option[index])
+        facts: dict[str, Any] = {"module": operator.module, "kind": operator.kind.value}
+        if operator.gradient_of:
+            facts["gradient_of"] = operator.gradient_of
+        if operator.members:
+            facts["fused"] = len(operator.members)
+        found.append(
+            TracedOperator(
+                name=operator.name,
+                phase=operator.phase.value,
+                start_s=float(schedule.start_s[index]),
+                end_s=float(schedule.end_s[index]),
+                tensor_cores=int(problem.tensor_cores[option]),
+                vector_cores=int(problem.vector_cores[option]),
+                hbm_bytes=float(problem.hbm_bytes[option]),
+                facts=facts,
+            )
+        )
+    return tuple(found)
 
 
 def trace_text(operators: Sequence[TracedOperator], *, title: str) -> str:
