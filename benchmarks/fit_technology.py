@@ -2,9 +2,9 @@
 
     python benchmarks/fit_technology.py [--write]
 
-Area and power are affine in every fitted constant, so each fit is one weighted linear least-squares problem in relative
-errors. --write puts the values into technology.yaml and refreshes the parsed forms beside the YAML files; without it the
-script only prints. tests/hardware/test_fit.py checks that the committed values are what this script finds.
+Area and power are affine in every fitted constant, so each fit is one weighted linear least-squares problem in
+relative errors. --write puts the values into technology.yaml and refreshes the parsed forms beside the YAML files;
+without it the script only prints. tests/hardware/test_fit.py checks that the committed values are what it finds.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def fit_affine(
 
 NVDLA = {
     # MACs: (rows, cols, lanes, buffer KiB, DRAM GB/s, area at 28 nm, at 16 nm [mm2], peak power at 16 nm [W]);
-    # nvdla/nvdla.github.io@0fa0e49a primer, "Example Area and Performance with NVDLA". Rows and columns of 2048, 512, 256
-    # and 64 from spec/defs of nvdla/hw, the others by halving; lanes 1/64 of the MACs as in nv_large, two at least.
+    # nvdla/nvdla.github.io@0fa0e49a primer, "Example Area and Performance with NVDLA". Rows and columns of 2048, 256 and
+    # 64 from spec/defs of nvdla/hw, the others by halving; lanes 1/64 of the MACs as in nv_large, two at least.
     2048: (64, 32, 32, 512, 20, 5.5, 3.3, 0.766),
     1024: (32, 32, 16, 256, 15, 3.0, 1.8, 0.375),
     256: (32, 8, 4, 256, 5, 1.7, 1.0, 0.135),
@@ -156,7 +156,7 @@ def fit(technology: Technology) -> dict[str, float]:
 
 
 def in_file_units(technology: Technology, values: dict[str, float]) -> dict[str, float]:
-    """Values as technology.yaml writes them (fixed_area_embedded is at its node already; mm2, W and ratios are as is)."""
+    """Values as technology.yaml writes them, four digits: fitted constants are in mm2, W and ratios there as here."""
     assert all(technology.constant(name).unit in ("mm2", "W", "ratio") for name in values)
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 

@@ -64,7 +64,7 @@ def _usage_error(error: Exception, *, as_json: bool) -> int:
     message = getattr(error, "format_message", error.__str__)()
     if message.strip():
         problem = message[0].lower() + message[1:].rstrip(".")
-        fault = Fault(where=command, problem=problem, allowed=f"see {command} --help")
+        fault = Fault(where=command, problem=f"{problem} (see {command} --help)")
         print_error(SpecError(fault), exit_code=EXIT_BAD_INPUT, as_json=as_json)
     else:  # no command at all: the help itself is the message
         sys.stderr.write(context.get_help() + "\n" if context is not None else "see worklode --help\n")

@@ -65,10 +65,6 @@ def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bo
     if out is not None:
         save_graph(graph, out)
         document["graph_file"] = str(out)
-    if fused:
-        from worklode.graph.fusion import fuse
-
-        document["fusion"] = _fusion_document(fuse(graph).report)
 
     def report() -> Any:
         from worklode.report.table import capture_report
