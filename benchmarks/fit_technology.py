@@ -75,8 +75,8 @@ def fit_affine(
 
 NVDLA = {
     # MACs: (rows, cols, lanes, buffer KiB, DRAM GB/s, area at 28 nm, at 16 nm [mm2], peak power at 16 nm [W]);
-    # nvdla/nvdla.github.io@0fa0e49a primer, "Example Area and Performance with NVDLA". Rows and columns of 2048, 256 and
-    # 64 from spec/defs of nvdla/hw, the others by halving; lanes 1/64 of the MACs as in nv_large, two at least.
+    # nvdla/nvdla.github.io@0fa0e49a primer, "Example Area and Performance with NVDLA". Rows and columns of 2048, 256
+    # and 64 from spec/defs of nvdla/hw, the others by halving; lanes 1/64 of the MACs as in nv_large, two at least.
     2048: (64, 32, 32, 512, 20, 5.5, 3.3, 0.766),
     1024: (32, 32, 16, 256, 15, 3.0, 1.8, 0.375),
     256: (32, 8, 4, 256, 5, 1.7, 1.0, 0.135),

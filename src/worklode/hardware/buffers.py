@@ -14,6 +14,14 @@ from worklode.hardware.design import ACCUMULATOR_BYTES, LANE_BYTES, OPERAND_BYTE
 LANE_REGISTERS = 32
 """Architectural vector registers per lane: 32 vector registers in TPUv2 and TPUv3 (Norrie et al., IEEE Micro 2021)."""
 
+SIMT_BYTES_PER_LANE = 2048
+"""Registers of all resident threads per lane of a multiprocessor [bytes]: H100, 256 KiB for 128 lanes (white paper
+2022; A100 has 4096)."""
+
+SIMT_BYTES_PER_MAC = 128
+"""L1 and shared memory per multiply-accumulate unit of a multiprocessor [bytes]: H100, 256 KiB for 4 x 512 (white paper
+2022; A100 has 192)."""
+
 
 def tensor_core_buffer_bytes(design: Design) -> Any:
     """Local buffer of one tensor core [bytes]: as stated, else the rule below.
@@ -23,18 +31,27 @@ def tensor_core_buffer_bytes(design: Design) -> Any:
     filling or draining) of M·rows operands and M·cols accumulators:
 
         2 max(rows, cols) (rows · operand bytes + cols · 4)
+
+    A multiprocessor (`simt`) keeps whole tiles for its threads instead: `SIMT_BYTES_PER_MAC` for each unit.
     """
     if design.tensor_core_buffer_bytes is not None:
         return design.tensor_core_buffer_bytes
+    if design.family == "simt":
+        return design.tensor_core_rows * design.tensor_core_cols * SIMT_BYTES_PER_MAC
     block_rows = np.maximum(design.tensor_core_rows, design.tensor_core_cols)
     row_bytes = design.tensor_core_rows * OPERAND_BYTES[design.mac_dtype] + design.tensor_core_cols * ACCUMULATOR_BYTES
     return 2 * block_rows * row_bytes
 
 
 def vector_core_buffer_bytes(design: Design) -> Any:
-    """Local buffer of one vector core [bytes]: as stated, else its registers, 32 words of 4 bytes per lane."""
+    """Local buffer of one vector core [bytes]: as stated, else its registers.
+
+    32 words of 4 bytes per lane; in a multiprocessor (`simt`) those of all resident threads, `SIMT_BYTES_PER_LANE`.
+    """
     if design.vector_core_buffer_bytes is not None:
         return design.vector_core_buffer_bytes
+    if design.family == "simt":
+        return design.vector_lanes * SIMT_BYTES_PER_LANE
     return design.vector_lanes * (LANE_REGISTERS * LANE_BYTES)
 
 

@@ -138,7 +138,7 @@ def load_accelerator(path_or_name: str | Path, *, where: str = "accelerator") ->
     """The accelerator of a preset's name or of a YAML file.
 
     A text that ends in .yaml or .yml, or holds a path separator, is a file. A file has the keys of `Accelerator`, at
-    the top or under `accelerator:`, with units in the values (`sram: 32MiB`) or in the keys (`sram_bytes: 33554432`), each
+    the top or under `accelerator:`, with units in the values (`sram: 32MiB`) or in the keys (`sram_bytes: 65536`), each
     plain or as `{value, source}`; `base: PRESET` takes what is missing from a preset.
 
     Raises:
@@ -206,7 +206,7 @@ def _accelerator(document: object, where: str) -> Accelerator:
             reader.fault(path, f"says the same as {given[field]}", allowed="one of them")
             continue
         given[field] = key
-        value = _field_value(reader, field, _plain(reader, entry, path), path)
+        value = field_value(reader, field, _plain(reader, entry, path), path)
         if value is None:
             refused.add(field)
         else:
@@ -238,8 +238,8 @@ def _plain(reader: SpecReader, entry: object, path: str) -> object:
     return items.get("value")
 
 
-def _field_value(reader: SpecReader, field: str, value: object, path: str) -> Any:
-    """Value of one field, checked; None after noting a fault."""
+def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any:
+    """Value of one field of `Accelerator`, checked; None after noting a fault."""
     if field in _DIMENSIONS:
         zero = field in ("tensor_core_buffer_bytes", "vector_core_buffer_bytes", "link_bytes_per_s", "sram_bytes")
         number = reader.quantity(value, _DIMENSIONS[field], path, allow_zero=zero and field != "sram_bytes", bare=True)
