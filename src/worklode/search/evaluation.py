@@ -175,7 +175,7 @@ class Evaluation:
     @property
     def memory_fits(self) -> bool:
         """Whether the step's peak memory fits the HBM."""
-        return self.memory.total_bytes <= self.accelerator.hbm_bytes
+        return self.memory.total_peak <= self.accelerator.hbm_bytes
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -183,13 +183,27 @@ class Evaluation:
         found = []
         if not self.memory_fits:
             found.append(
-                f"the step needs {self.memory.total_bytes / 2**30:.1f} GiB and the HBM holds "
+                f"the step needs {self.memory.total_peak / 2**30:.1f} GiB and the HBM holds "
                 f"{self.accelerator.hbm_bytes / 2**30:.1f} GiB: the time assumes that it fits"
             )
         if self.coverage.fallback_operators:
             names = ", ".join(name for name, _ in self.coverage.fallback_operators)
             found.append(f"costed by bytes and FLOPs alone: {names}")
         return tuple(found)
+
+    def memory_dict(self) -> dict[str, Any]:
+        """JSON form of the memory: parts, their peak together, and whether it fits."""
+        memory = self.memory
+        return {
+            "parameters": memory.parameters,
+            "gradients": memory.gradients,
+            "optimizer_state": memory.optimizer_state,
+            "buffers": memory.buffers,
+            "inputs": memory.inputs,
+            "activations": memory.activations_peak,
+            "total": memory.total_peak,
+            "fits": self.memory_fits,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -207,7 +221,7 @@ class Evaluation:
             "utilization": self.utilization.to_dict(),
             "bound_by": dict(self.bound_by),
             "phase_time_s": dict(self.phase_time_s),
-            "memory_bytes": {**self.memory.to_dict(), "fits": self.memory_fits},
+            "memory_bytes": self.memory_dict(),
             "coverage": self.coverage.to_dict(),
             "fused_operators": self.fused_operators,
             "warnings": list(self.warnings),

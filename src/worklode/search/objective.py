@@ -28,7 +28,9 @@ class Objective(StrEnum):
             return cls(text.strip().lower().replace("_", "-"))
         except ValueError:
             allowed = ", ".join(objective.value for objective in cls)
-            raise SpecError(Fault(where=where, value=repr(text), problem="no such objective", allowed=allowed)) from None
+            raise SpecError(
+                Fault(where=where, value=repr(text), problem="no such objective", allowed=allowed)
+            ) from None
 
     def figure(self, *, time_s: float, tdp_w: float, energy_j: float) -> float:
         """The figure to minimise: s, s·W, J or J·s for one iteration."""

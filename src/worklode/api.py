@@ -1,0 +1,210 @@
+"""What a notebook calls: capture a workload, evaluate a design on it, mine the best design for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from worklode.capture.api import capture as capture_workload
+from worklode.capture.api import capture_module
+from worklode.capture.options import CaptureOptions
+from worklode.errors import Fault, SpecError
+from worklode.graph.training_graph import TrainingGraph
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.presets import load_accelerator
+from worklode.hardware.technology import Technology, load_technology
+from worklode.search.evaluate import Evaluator, silicon
+from worklode.search.evaluation import Evaluation
+from worklode.search.local import LocalSearchOptions
+from worklode.search.mining import MiningResult
+from worklode.search.mining import mine as mine_evaluators
+from worklode.search.objective import Limits, Objective
+from worklode.study.cache import cached_graph
+
+if TYPE_CHECKING:
+    from worklode.hardware.space import DesignSpace
+
+# Called with what is being done, how much of it is done and how much there is (0 where unknown).
+Progress = Callable[..., None]
+Note = Callable[[str], None]
+Mode = Literal["split", "one-core"]
+
+__all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
+
+
+def capture(
+    workload: str,
+    *,
+    use_cache: bool = True,
+    note: Note | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> TrainingGraph:
+    """Capture one training step of a workload; a workload captured before comes from the cache.
+
+    Args:
+        workload: zoo name, `file.py:function`, a Hugging Face `config.json`, or a saved graph.
+        use_cache: take it from the cache where it is there.
+        note: told what happened on the way (a damaged cache entry, say).
+        progress: told what is being done.
+        options: fields of `CaptureOptions` (batch, seq_len, optimizer, dtype, recompute, accumulation_steps).
+
+    Raises:
+        CaptureError: the workload, an option or the step is at fault.
+    """
+    found = capture_options(**options)
+    found.check()
+    make = lambda: capture_workload(workload, found, progress=progress)  # noqa: E731
+    return cached_graph(workload, options, make, note=note or _silent, refresh=not use_cache)
+
+
+def capture_options(**options: Any) -> CaptureOptions:
+    """Options of a capture by name.
+
+    Raises:
+        SpecError: no such option.
+    """
+    known = CaptureOptions.__dataclass_fields__
+    faults = [
+        Fault(where="capture", path=name, problem="no such option", allowed=", ".join(known))
+        for name in options
+        if name not in known
+    ]
+    if faults:
+        raise SpecError(*faults)
+    return CaptureOptions(**options)
+
+
+def evaluator(
+    workload: str | TrainingGraph, *, mode: Mode = "split", technology: str | Path | Technology | None = None
+) -> Evaluator:
+    """A workload ready to be put on any number of designs."""
+    return Evaluator(_graph(workload), _technology(technology), mode=mode)
+
+
+def evaluate(
+    workload: str | TrainingGraph,
+    on: str | Path | Accelerator,
+    *,
+    mode: Mode = "split",
+    technology: str | Path | Technology | None = None,
+) -> Evaluation:
+    """Time, energy, area, power and utilisation of one design on one workload; the schedule is verified.
+
+    Args:
+        workload: a captured graph, or what `capture` takes.
+        on: preset name, YAML file or accelerator.
+        mode: `split` lets an operator use many cores, `one-core` runs it on one.
+        technology: file that overlays technology constants.
+
+    Raises:
+        SpecError: bad input.
+    """
+    return evaluator(workload, mode=mode, technology=technology).evaluate(_accelerator(on, "--on"))
+
+
+def mine(
+    workloads: str | TrainingGraph | Sequence[str | TrainingGraph],
+    *,
+    budget: str | Path | Accelerator | None = None,
+    area_mm2: float | None = None,
+    tdp_w: float | None = None,
+    fit_memory: bool = False,
+    objective: str | Objective = Objective.THROUGHPUT,
+    weights: Sequence[float] | None = None,
+    space: str | Path | DesignSpace | None = None,
+    technology: str | Path | Technology | None = None,
+    mode: Mode = "split",
+    top_k: int = 10,
+    max_time_s: float | None = None,
+    progress: Progress | None = None,
+) -> MiningResult:
+    """Find the accelerators that train the workloads best within a silicon budget.
+
+    Args:
+        workloads: one or several captured graphs, or what `capture` takes.
+        budget: preset, YAML file or accelerator whose modelled area and TDP are the limits, and which is the baseline;
+            its node, clock and memory generation are those of the mined designs.
+        area_mm2, tdp_w: limits [mm², W]; beside a budget they replace its own.
+        fit_memory: only designs whose HBM holds the training step.
+        objective: `throughput`, `throughput/tdp`, `energy` or `energy-delay`.
+        weights: of the workloads in the geometric mean; equal where None.
+        space: YAML file or space of legal values; the default has over a million designs.
+        technology: file that overlays technology constants.
+        mode: see `evaluate`.
+        top_k: designs to evaluate in full.
+        max_time_s: stop with the best so far after this long [s].
+        progress: told how far the search is.
+
+    Raises:
+        SpecError: bad input: neither budget nor limits, a limit that is not positive, an unknown name.
+    """
+    constants = _technology(technology)
+    baseline = None if budget is None else _accelerator(budget, "--budget")
+    limits = _limits(baseline, area_mm2, tdp_w, constants)
+    if top_k < 1:
+        raise SpecError(Fault(where="top_k", value=str(top_k), problem="at least one design is kept", allowed=">= 1"))
+    goal = Objective.parse(objective)
+    designs = _space(space, baseline)
+    listed = [workloads] if isinstance(workloads, str | TrainingGraph) else list(workloads)
+    if not listed:
+        raise SpecError(Fault(where="workloads", problem="at least one workload is needed"))
+    evaluators = [Evaluator(_graph(workload), constants, mode=mode) for workload in listed]
+    if fit_memory:
+        limits = replace(limits, hbm_bytes=max(found.memory.total_peak for found in evaluators))
+    options = LocalSearchOptions(top_k=top_k)
+    if max_time_s is not None:
+        options = replace(options, max_time_s=max_time_s)
+    tell = progress or _silent
+    return mine_evaluators(
+        evaluators,
+        designs,
+        constants,
+        limits=limits,
+        objective=goal,
+        baseline=baseline,
+        weights=weights,
+        options=options,
+        progress=lambda done, most: tell("scheduling designs", done, most),
+    )
+
+
+def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float | None, constants: Technology) -> Limits:
+    if baseline is None and area_mm2 is None and tdp_w is None:
+        raise SpecError(
+            Fault(where="mine", problem="no silicon budget", allowed="--budget PRESET, or --area and/or --tdp")
+        )
+    area, power = float("inf"), float("inf")
+    if baseline is not None:
+        found = silicon(baseline, constants)
+        area, power = found.area_mm2, found.tdp_w
+    return Limits(area_mm2=area if area_mm2 is None else area_mm2, tdp_w=power if tdp_w is None else tdp_w)
+
+
+def _space(space: str | Path | DesignSpace | None, baseline: Accelerator | None) -> DesignSpace:
+    from worklode.hardware.space import DesignSpace, default_space, load_space
+
+    if isinstance(space, DesignSpace):
+        return space
+    default = default_space(baseline)
+    return default if space is None else load_space(space, default)
+
+
+def _graph(workload: str | TrainingGraph) -> TrainingGraph:
+    return capture(workload) if isinstance(workload, str) else workload
+
+
+def _accelerator(found: str | Path | Accelerator, where: str) -> Accelerator:
+    return found if isinstance(found, Accelerator) else load_accelerator(found, where=where)
+
+
+def _technology(found: str | Path | Technology | None) -> Technology:
+    if isinstance(found, Technology):
+        return found
+    return load_technology(None if found is None else Path(found))
+
+
+def _silent(*told: object) -> None:
+    """Nobody listens."""

@@ -1,0 +1,196 @@
+"""The one place where graph, hardware, costs and schedule meet: a design on a workload becomes figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+
+from worklode.cost.model import CostModel
+from worklode.cost.operator_costs import OperatorCosts
+from worklode.errors import InternalError
+from worklode.graph.fusion import FusionReport, fuse
+from worklode.graph.memory import MemoryFootprint, memory_footprint
+from worklode.graph.operator import Phase
+from worklode.graph.training_graph import GraphArrays, TrainingGraph, graph_arrays
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.area import area_mm2
+from worklode.hardware.energy import energy_constants
+from worklode.hardware.power import tdp_w
+from worklode.hardware.technology import Technology
+from worklode.schedule.analysis import Analysis, analyse
+from worklode.schedule.bounds import lower_bounds
+from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.problem import Schedule, ScheduleProblem
+from worklode.schedule.verify import verify
+from worklode.search.evaluation import (
+    Coverage,
+    Evaluation,
+    Silicon,
+    Utilization,
+    WorkloadSummary,
+    coverage,
+    workload_summary,
+)
+
+Mode = Literal["split", "one-core"]
+
+# Rounding of sums of thousands of operators [1]: a utilisation above 1 by more is a defect.
+UTILIZATION_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the search compares designs by.
+
+    Attributes:
+        time_s, energy_j: of one iteration.
+        area_mm2, tdp_w: of the silicon.
+        bound_by: share of the iteration each resource explains; see `Evaluation.bound_by`.
+    """
+
+    time_s: float
+    energy_j: float
+    area_mm2: float
+    tdp_w: float
+    bound_by: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScheduledStep:
+    """A design's costs, scheduling problem and schedule."""
+
+    costs: OperatorCosts
+    problem: ScheduleProblem
+    schedule: Schedule
+
+
+def silicon(accelerator: Accelerator, technology: Technology) -> Silicon:
+    """Area and power of a design, by part."""
+    area, power = area_mm2(accelerator, technology), tdp_w(accelerator, technology)
+    return Silicon(
+        area_parts_mm2=tuple((part.name, float(getattr(area, part.name))) for part in fields(area)),
+        tdp_parts_w=tuple((part.name, float(getattr(power, part.name))) for part in fields(power)),
+    )
+
+
+class Evaluator:
+    """One workload, ready to be put on any number of designs; what they share is computed once."""
+
+    def __init__(self, graph: TrainingGraph, technology: Technology, *, mode: Mode = "split") -> None:
+        result = fuse(graph)
+        self.technology = technology
+        self.mode: Mode = mode
+        self.fused: TrainingGraph = result.graph
+        self.fusion: FusionReport = result.report
+        self.summary: WorkloadSummary = workload_summary(graph)
+        self.coverage: Coverage = coverage(graph)
+        self.memory: MemoryFootprint = memory_footprint(self.fused)
+        self.arrays: GraphArrays = graph_arrays(self.fused)
+        self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
+        self.model = CostModel(self.arrays.items, mode=mode)
+
+    def step(self, accelerator: Accelerator, *, segments: bool = False) -> ScheduledStep:
+        """Cost and schedule the step on a design."""
+        costs = self.model.on(accelerator)
+        problem = self._problem(costs, accelerator)
+        return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments))
+
+    def figures(self, accelerator: Accelerator) -> Figures:
+        """The figures a search needs, without verification."""
+        step = self.step(accelerator)
+        found = silicon(accelerator, self.technology)
+        return Figures(
+            time_s=step.schedule.makespan_s,
+            energy_j=sum(energy for _, energy in self._energy_parts(step, accelerator)),
+            area_mm2=found.area_mm2,
+            tdp_w=found.tdp_w,
+            bound_by=analyse(step.problem, step.schedule).bound_by,
+        )
+
+    def evaluate(self, accelerator: Accelerator) -> Evaluation:
+        """Everything about a design on this workload; the schedule is verified.
+
+        Raises:
+            InternalError: a schedule or figure that cannot be.
+        """
+        step = self.step(accelerator, segments=True)
+        verify(step.problem, step.schedule)
+        bounds = lower_bounds(step.problem)
+        analysis = analyse(step.problem, step.schedule)
+        energy_parts = self._energy_parts(step, accelerator)
+        makespan_s = step.schedule.makespan_s
+        if bounds.makespan_s > makespan_s * (1 + UTILIZATION_TOLERANCE):
+            raise InternalError(f"the schedule takes {makespan_s} s, less than its lower bound {bounds.makespan_s} s")
+        return Evaluation(
+            workload=self.summary,
+            coverage=self.coverage,
+            accelerator=accelerator,
+            silicon=silicon(accelerator, self.technology),
+            mode=self.mode,
+            iteration_time_s=makespan_s,
+            lower_bound_s=min(bounds.makespan_s, makespan_s),
+            critical_path_s=bounds.critical_path_s,
+            energy_j=sum(energy for _, energy in energy_parts),
+            energy_parts_j=energy_parts,
+            utilization=self._utilization(step, analysis, accelerator),
+            bound_by=analysis.bound_by,
+            phase_time_s=self._phase_time(analysis),
+            memory=self.memory,
+            fused_operators=len(self.fused.operators),
+        )
+
+    def _problem(self, costs: OperatorCosts, accelerator: Accelerator) -> ScheduleProblem:
+        arrays = self.arrays
+        return ScheduleProblem(
+            predecessor_start=arrays.predecessor_start,
+            predecessor=arrays.predecessor,
+            successor_start=arrays.successor_start,
+            successor=arrays.successor,
+            item_of=arrays.item_of,
+            option_start=costs.option_start,
+            tensor_cores=costs.tensor_cores,
+            vector_cores=costs.vector_cores,
+            compute_s=costs.compute_s,
+            hbm_bytes=costs.hbm_bytes,
+            num_tensor_cores=accelerator.num_tensor_cores,
+            num_vector_cores=accelerator.num_vector_cores,
+            hbm_bytes_per_s=accelerator.hbm_bytes_per_s,
+        )
+
+    def _energy_parts(self, step: ScheduledStep, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
+        """Energy of one iteration by part [J]: counts of the chosen options times energy per event, and leakage."""
+        constants = energy_constants(accelerator, self.technology)
+        macs = float(step.costs.macs @ self.item_counts)
+        lane_ops = float(step.costs.lane_ops @ self.item_counts)
+        chosen = step.schedule.option
+        return (
+            ("macs", macs * constants.mac_j),
+            ("operand_delivery", macs * constants.mac_operand_j),
+            ("vector_lanes", lane_ops * constants.lane_op_j),
+            ("sram", float(step.costs.sram_bytes[chosen].sum()) * constants.sram_byte_j),
+            ("hbm", float(step.costs.hbm_bytes[chosen].sum()) * constants.hbm_byte_j),
+            ("static", constants.static_w * step.schedule.makespan_s),
+        )
+
+    def _utilization(self, step: ScheduledStep, analysis: Analysis, accelerator: Accelerator) -> Utilization:
+        executed = float(step.costs.macs @ self.item_counts)
+        peak = accelerator.macs * accelerator.clock_hz * step.schedule.makespan_s
+        found = Utilization(
+            tensor_core=analysis.tensor_core_utilization,
+            vector_core=analysis.vector_core_utilization,
+            hbm=analysis.hbm_utilization,
+            macs=executed / peak,
+        )
+        for name, share in found.to_dict().items():
+            if not 0.0 <= share <= 1.0 + UTILIZATION_TOLERANCE:
+                raise InternalError(f"utilisation of {name} is {share}")
+        return found
+
+    def _phase_time(self, analysis: Analysis) -> tuple[tuple[str, float], ...]:
+        """Time the chain that explains the makespan spends in each phase [s]."""
+        spent = dict.fromkeys((phase.value for phase in Phase), 0.0)
+        for link in analysis.chain:
+            spent[self.fused.operators[link.task].phase.value] += link.duration_s
+        return tuple((phase, time_s) for phase, time_s in spent.items() if time_s > 0)

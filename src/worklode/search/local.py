@@ -1,0 +1,291 @@
+"""Local search: the best designs of a space for a set of workloads, guided by the critical path. See docs/models/search.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worklode.hardware.accelerator import Accelerator
+from worklode.search.estimator import Estimator
+from worklode.search.evaluate import Evaluator, Figures
+from worklode.search.grid import (
+    COLS,
+    HBM,
+    LANES,
+    ROWS,
+    SRAM,
+    TENSOR_CORES,
+    VECTOR_CORES,
+    Floats,
+    Grid,
+    Point,
+    Points,
+    moves,
+)
+from worklode.search.objective import Limits, Objective
+
+Progress = Callable[[int, int], None]
+
+# Axes that a resource named by the critical path grows along. Waiting for cores is cured by more of them.
+_GROWS = {
+    "tensor_core": (TENSOR_CORES, ROWS, COLS),
+    "vector_core": (VECTOR_CORES, LANES),
+    "hbm": (HBM, SRAM),
+    "waiting": (TENSOR_CORES, VECTOR_CORES),
+}
+# A resource that explains less of the iteration than this is left as it is [1].
+_BLAME_THRESHOLD = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSearchOptions:
+    """How much work a local search does; all counts, so that the same input gives the same answer on any machine.
+
+    Attributes:
+        top_k: designs to keep.
+        shapes: core shapes, best by estimate, whose grown design is scheduled.
+        climbs: best of them to climb from.
+        width: designs scheduled for one step of a climb.
+        max_evaluations: designs to schedule in all.
+        max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
+    """
+
+    top_k: int = 10
+    shapes: int = 24
+    climbs: int = 4
+    width: int = 8
+    max_evaluations: int = 400
+    max_time_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A scheduled design.
+
+    Attributes:
+        accelerator: the design.
+        figure: weighted geometric mean of the objective over the workloads; smaller is better.
+        figures: one for each workload.
+        origin: how the search came to it: `budget`, `shape`, `climb`.
+    """
+
+    accelerator: Accelerator
+    figure: float
+    figures: tuple[Figures, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSearchResult:
+    """Candidates within the limits, best first, and what the search did."""
+
+    candidates: tuple[Candidate, ...]
+    space_size: int
+    estimated: int
+    evaluated: int
+    wall_time_s: float
+    out_of_time: bool
+
+
+class LocalSearch:
+    """One local search; `run` does it."""
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        weights: Sequence[float],
+        grid: Grid,
+        limits: Limits,
+        objective: Objective,
+        options: LocalSearchOptions,
+        progress: Progress | None = None,
+    ) -> None:
+        total = float(sum(weights))
+        self.evaluators = tuple(evaluators)
+        self.weights = tuple(weight / total for weight in weights)
+        self.grid = grid
+        self.limits = limits
+        self.objective = objective
+        self.options = options
+        self.progress = progress or _silent
+        self.estimator = Estimator(self.evaluators, self.weights, grid, objective)
+        self.seen: dict[Accelerator, Candidate] = {}
+        self.estimated = 0
+        self.started_s = time.perf_counter()
+
+    def run(self, seeds: Sequence[Accelerator] = ()) -> LocalSearchResult:
+        """Search; `seeds` are scheduled first, and are candidates themselves where they keep the limits."""
+        for seed in seeds:
+            self._schedule(seed, "budget")
+        grown = self._grown_shapes()
+        starts = [*grown, *(point for seed in seeds if (point := self._feasible_below(seed)) is not None)]
+        scheduled = []
+        for point in dict.fromkeys(starts):
+            candidate = self._visit(point, "shape")
+            if candidate is not None:
+                scheduled.append((candidate.figure, point))
+        for _, point in sorted(scheduled)[: self.options.climbs]:
+            self._climb(point)
+        legal = [c for c in self.seen.values() if self._legal(c)]
+        legal.sort(key=_order)
+        return LocalSearchResult(
+            candidates=tuple(legal),
+            space_size=self.grid.space.size,
+            estimated=self.estimated,
+            evaluated=len(self.seen),
+            wall_time_s=time.perf_counter() - self.started_s,
+            out_of_time=self._out_of_time(),
+        )
+
+    # -- growing every shape by estimate --------------------------------------------------------------------------
+
+    def _grown_shapes(self) -> list[Point]:
+        """The best shapes of tensor core, each with everything else grown from the least by the estimate."""
+        points = self.grid.shapes()
+        area, power = self.grid.silicon(points)
+        points = points[self._within(points, area, power)]
+        if len(points) == 0:
+            return []
+        figure = self.estimator.figures(points, self.grid.silicon(points)[1])
+        steps = moves((LANES, TENSOR_CORES, VECTOR_CORES, SRAM, HBM))
+        active = np.ones(len(points), np.bool_)
+        while active.any() and not self._out_of_time():
+            index = np.flatnonzero(active)
+            best, best_figure = self._best_neighbours(points[index], steps)
+            better = best_figure < figure[index] * (1 - 1e-9)
+            points[index[better]], figure[index[better]] = best[better], best_figure[better]
+            active[index[~better]] = False
+        order = np.lexsort((*points.T, figure))[: self.options.shapes]
+        return [_point(row) for row in points[order]]
+
+    def _best_neighbours(self, points: Points, steps: Points) -> tuple[Points, Floats]:
+        """For every point the neighbour of the least estimated figure within the limits, and that figure."""
+        around = (points[:, None, :] + steps[None, :, :]).reshape(-1, points.shape[1])
+        figure = np.full(len(around), np.inf)
+        index = np.flatnonzero(self.grid.inside(around))
+        figure[index] = self._estimate(around[index])
+        by_point = figure.reshape(len(points), len(steps))
+        chosen = by_point.argmin(axis=1)
+        rows = np.arange(len(points))
+        return around.reshape(len(points), len(steps), -1)[rows, chosen], by_point[rows, chosen]
+
+    def _estimate(self, points: Points) -> Floats:
+        """[D] estimated figures; infinite outside the limits."""
+        figure = np.full(len(points), np.inf)
+        area, power = self.grid.silicon(points)
+        legal = self._within(points, area, power)
+        figure[legal] = self.estimator.figures(points[legal], power[legal])
+        self.estimated += int(legal.sum())
+        return figure
+
+    def _within(self, points: Points, area: Floats, power: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        capacity = self.grid.axes[HBM][points[:, HBM]] * self.grid.space.hbm_stack_bytes
+        return np.asarray(
+            (area <= self.limits.area_mm2) & (power <= self.limits.tdp_w) & (capacity >= self.limits.hbm_bytes)
+        )
+
+    def _feasible_below(self, accelerator: Accelerator) -> Point | None:
+        point = self.grid.below(accelerator)
+        array = np.array([point], np.int64)
+        return point if self._within(array, *self.grid.silicon(array))[0] else None
+
+    # -- climbing by schedules ------------------------------------------------------------------------------------
+
+    def _climb(self, point: Point) -> None:
+        """Move to better neighbours as long as a scheduled one is better."""
+        current = self._visit(point, "climb")
+        while current is not None and not self._spent():
+            best, best_point = current, point
+            for neighbour in self._promising(point, current):
+                candidate = self._visit(neighbour, "climb")
+                if candidate is None:
+                    break
+                if self._legal(candidate) and candidate.figure < best.figure:
+                    best, best_point = candidate, neighbour
+            if best is current:
+                return
+            current, point = best, best_point
+
+    def _promising(self, point: Point, current: Candidate) -> list[Point]:
+        """Neighbours to schedule, best estimate first: they grow what the critical path of the design waits for."""
+        steps = moves(tuple(range(len(self.grid.axes))))
+        growing = self._blamed(current)
+        grows = np.zeros(len(self.grid.axes), np.bool_)
+        grows[list(growing)] = True
+        useful = ~((steps > 0) & ~grows).any(axis=1)
+        around = np.array([point], np.int64) + steps[useful]
+        around = around[self.grid.inside(around)]
+        if len(around) == 0:
+            return []
+        estimate = self._estimate(around)
+        order = np.lexsort((*around.T, estimate))
+        found: list[Point] = []
+        for index in order:
+            neighbour = _point(around[index])
+            if not np.isfinite(estimate[index]) or len(found) == self.options.width:
+                break
+            if self.grid.accelerator(neighbour) not in self.seen:
+                found.append(neighbour)
+        return found
+
+    def _blamed(self, candidate: Candidate) -> tuple[int, ...]:
+        """Axes along which a design may grow: those of the resources that explain its iteration time, and the shape."""
+        share: dict[str, float] = {}
+        for weight, figures in zip(self.weights, candidate.figures, strict=True):
+            for resource, part in figures.bound_by:
+                share[resource] = share.get(resource, 0.0) + weight * part
+        axes = {ROWS, COLS}
+        for resource, part in share.items():
+            if part >= _BLAME_THRESHOLD:
+                axes.update(_GROWS[resource])
+        return tuple(sorted(axes))
+
+    # -- scheduling -----------------------------------------------------------------------------------------------
+
+    def _visit(self, point: Point, origin: str) -> Candidate | None:
+        """The scheduled design of a point; None where the search may schedule no more."""
+        accelerator = self.grid.accelerator(point)
+        if accelerator in self.seen:
+            return self.seen[accelerator]
+        return None if self._spent() else self._schedule(accelerator, origin)
+
+    def _schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
+        figures = tuple(evaluator.figures(accelerator) for evaluator in self.evaluators)
+        logs = [
+            weight * np.log(self.objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j))
+            for weight, f in zip(self.weights, figures, strict=True)
+        ]
+        candidate = Candidate(accelerator=accelerator, figure=float(np.exp(sum(logs))), figures=figures, origin=origin)
+        self.seen[accelerator] = candidate
+        self.progress(len(self.seen), self.options.max_evaluations)
+        return candidate
+
+    def _legal(self, candidate: Candidate) -> bool:
+        figures = candidate.figures[0]
+        return self.limits.allow(
+            area_mm2=figures.area_mm2, tdp_w=figures.tdp_w, hbm_bytes=candidate.accelerator.hbm_bytes
+        )
+
+    def _out_of_time(self) -> bool:
+        return time.perf_counter() - self.started_s > self.options.max_time_s
+
+    def _spent(self) -> bool:
+        return len(self.seen) >= self.options.max_evaluations or self._out_of_time()
+
+
+def _point(row: Points) -> Point:
+    return tuple(int(index) for index in row)
+
+
+def _order(candidate: Candidate) -> tuple[float, ...]:
+    """Best figure first; among equals less area, less power, then the smaller numbers."""
+    a, f = candidate.accelerator, candidate.figures[0]
+    sizes = (a.num_tensor_cores, a.tensor_core_rows, a.tensor_core_cols, a.num_vector_cores, a.vector_lanes)
+    return (candidate.figure, f.area_mm2, f.tdp_w, *sizes, a.sram_bytes, a.hbm_stacks)
+
+
+def _silent(done: int, most: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,218 @@
+"""Mining: from workloads and limits to the best designs and everything that is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worklode.errors import Fault, SpecError
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.space import DesignSpace
+from worklode.hardware.technology import Technology
+from worklode.search.evaluate import Evaluator
+from worklode.search.evaluation import Evaluation, accelerator_dict
+from worklode.search.grid import Grid
+from worklode.search.infeasible import Infeasible, explain_infeasible
+from worklode.search.local import Candidate, LocalSearch, LocalSearchOptions, LocalSearchResult, Progress
+from worklode.search.objective import Limits, Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """A mined design: one evaluation for each workload, and the objective over all."""
+
+    figure: float
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The design itself."""
+        return self.evaluations[0].accelerator
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: the evaluation; for several workloads the first one's figures and all under `evaluations`."""
+        document = {"objective_value": self.figure, **self.evaluations[0].to_dict()}
+        if len(self.evaluations) > 1:
+            document["evaluations"] = [evaluation.to_dict() for evaluation in self.evaluations]
+        return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MiningResult:
+    """What mining found.
+
+    Attributes:
+        objective, limits: what was asked.
+        top_k: the best designs, best first; empty where the limits are infeasible.
+        budget_baseline: the design whose area and TDP are the limits, where one was given.
+        infeasible: why there is no design; empty where there is one.
+        search: what the search did.
+    """
+
+    objective: Objective
+    limits: Limits
+    workloads: tuple[str, ...]
+    top_k: tuple[Design, ...]
+    budget_baseline: Design | None
+    infeasible: tuple[Infeasible, ...]
+    search: LocalSearchResult
+
+    @property
+    def best(self) -> Design | None:
+        """The best design, or None where the limits are infeasible."""
+        return self.top_k[0] if self.top_k else None
+
+    @property
+    def improvement(self) -> float | None:
+        """How many times better the best design is than the budget's own, in the objective."""
+        if self.best is None or self.budget_baseline is None:
+            return None
+        return self.budget_baseline.figure / self.best.figure
+
+    @property
+    def designs(self) -> tuple[Mapping[str, Any], ...]:
+        """Every scheduled design within the limits, best first, as plain rows."""
+        return tuple(_row(rank, candidate) for rank, candidate in enumerate(self.search.candidates, start=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form (design.md, the contract of `mine`). `bound` and `optimality_gap` are null: not proven yet."""
+        return {
+            "workload": [evaluation.workload.to_dict() for evaluation in self._described()],
+            "objective": self.objective.value,
+            "constraints": {
+                "area_mm2": _finite(self.limits.area_mm2),
+                "tdp_w": _finite(self.limits.tdp_w),
+                "hbm_bytes": self.limits.hbm_bytes or None,
+            },
+            "best": None if self.best is None else self.best.to_dict(),
+            "top_k": [design.to_dict() for design in self.top_k],
+            "budget_baseline": None if self.budget_baseline is None else self.budget_baseline.to_dict(),
+            "improvement": self.improvement,
+            "bound": None,
+            "optimality_gap": None,
+            "infeasible": [reason.to_dict() for reason in self.infeasible],
+            "search": {
+                "space_size": self.search.space_size,
+                "estimated": self.search.estimated,
+                "evaluated": self.search.evaluated,
+                "pruned": 0,
+                "wall_time_s": self.search.wall_time_s,
+                "out_of_time": self.search.out_of_time,
+            },
+            "warnings": list(dict.fromkeys(text for evaluation in self._best() for text in evaluation.warnings)),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every scheduled design within the limits as a table, best first; units are in the column names."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.designs))
+
+    def _best(self) -> tuple[Evaluation, ...]:
+        return () if self.best is None else self.best.evaluations
+
+    def _described(self) -> tuple[Evaluation, ...]:
+        return self._best() or (() if self.budget_baseline is None else self.budget_baseline.evaluations)
+
+
+def mine(
+    evaluators: Sequence[Evaluator],
+    space: DesignSpace,
+    technology: Technology,
+    *,
+    limits: Limits,
+    objective: Objective,
+    baseline: Accelerator | None = None,
+    weights: Sequence[float] | None = None,
+    options: LocalSearchOptions | None = None,
+    progress: Progress | None = None,
+) -> MiningResult:
+    """The best designs of a space within the limits for a weighted set of workloads.
+
+    Args:
+        evaluators: one for each workload.
+        space: where to look.
+        technology: constants of area, power and energy.
+        limits: what a design may cost.
+        objective: what is minimised: the weighted geometric mean of it over the workloads.
+        baseline: design to compare with; a candidate itself where it keeps the limits.
+        weights: one for each workload; equal where None.
+        options: how much to search.
+        progress: told how many designs are scheduled, and how many will be at most.
+
+    Raises:
+        SpecError: weights that do not match the workloads, or are not positive.
+    """
+    chosen = options or LocalSearchOptions()
+    parts = tuple(weights) if weights is not None else (1.0,) * len(evaluators)
+    _check_weights(parts, len(evaluators))
+    search = LocalSearch(evaluators, parts, Grid(space, technology), limits, objective, chosen, progress)
+    result = search.run(() if baseline is None else (baseline,))
+    best = result.candidates[: chosen.top_k]
+    reasons = () if best else explain_infeasible(space, technology, limits)
+    return MiningResult(
+        objective=objective,
+        limits=limits,
+        workloads=tuple(evaluator.summary.name for evaluator in evaluators),
+        top_k=tuple(_design(candidate, evaluators) for candidate in best),
+        budget_baseline=None if baseline is None else _design(search.seen[baseline], evaluators),
+        infeasible=reasons,
+        search=result,
+    )
+
+
+def _design(candidate: Candidate, evaluators: Sequence[Evaluator]) -> Design:
+    """Full evaluations of a candidate; its schedules are verified here."""
+    evaluations = tuple(evaluator.evaluate(candidate.accelerator) for evaluator in evaluators)
+    return Design(figure=candidate.figure, evaluations=evaluations)
+
+
+def _check_weights(weights: Sequence[float], workloads: int) -> None:
+    if len(weights) != workloads:
+        raise SpecError(
+            Fault(where="weights", value=str(len(weights)), problem="one for each workload", allowed=str(workloads))
+        )
+    faults = [
+        Fault(where="weights", path=str(index), value=f"{weight:g}", problem="a weight is positive", allowed="> 0")
+        for index, weight in enumerate(weights)
+        if not 0 < weight < float("inf")
+    ]
+    if faults:
+        raise SpecError(*faults)
+
+
+def _row(rank: int, candidate: Candidate) -> dict[str, Any]:
+    accelerator, figures = candidate.accelerator, candidate.figures
+    row: dict[str, Any] = {
+        "rank": rank,
+        "name": accelerator.name,
+        "num_tensor_cores": accelerator.num_tensor_cores,
+        "tensor_core_rows": accelerator.tensor_core_rows,
+        "tensor_core_cols": accelerator.tensor_core_cols,
+        "num_vector_cores": accelerator.num_vector_cores,
+        "vector_lanes": accelerator.vector_lanes,
+        "sram_bytes": accelerator.sram_bytes,
+        "hbm_stacks": accelerator.hbm_stacks,
+        "hbm_bytes_per_s": accelerator.hbm_bytes_per_s,
+        "area_mm2": figures[0].area_mm2,
+        "tdp_w": figures[0].tdp_w,
+        "objective_value": candidate.figure,
+        "origin": candidate.origin,
+    }
+    for index, found in enumerate(figures):
+        suffix = "" if len(figures) == 1 else f"_{index}"
+        row[f"iteration_time_s{suffix}"] = found.time_s
+        row[f"energy_j{suffix}"] = found.energy_j
+        row.update({f"bound_by_{resource}{suffix}": share for resource, share in found.bound_by})
+    return row
+
+
+def _finite(limit: float) -> float | None:
+    return limit if limit < float("inf") else None
+
+
+__all__ = ["Design", "MiningResult", "accelerator_dict", "mine"]
