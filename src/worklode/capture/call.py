@@ -28,10 +28,11 @@ class TensorMeta:
 
     @property
     def distinct_elements(self) -> int:
-        """Number of elements in memory: expanded dimensions (stride 0) count once."""
+        """Number of elements in memory: expanded dimensions (stride 0) and overlapping windows count once."""
         if 0 in self.shape:
             return 0
-        return prod(size for size, stride in zip(self.shape, self.strides, strict=True) if stride != 0)
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return min(extent, prod(size for size, stride in zip(self.shape, self.strides, strict=True) if stride != 0))
 
     @property
     def bytes(self) -> int:
@@ -77,7 +78,7 @@ class Description:
         read_bytes, write_bytes: HBM bytes touched of every tensor of `Call.inputs` / `Call.outputs` when each operand
             moves once. An embedding touches the rows looked up, not the table; 0 for a tensor whose values are unused.
         outputs: indices into `Call.outputs` of the tensors this part makes.
-        gradient_of: "input" or "weight" where the call itself knows, else "" (the recorder finds out for plain products).
+        gradient_of: "input" or "weight" where the call itself knows, else "" (the recorder finds out for products).
         exact: False for the bytes-and-flops fallback.
     """
 

@@ -115,7 +115,8 @@ def _touched(call: Call, wide: TensorMeta, narrow: tuple[int, ...], weight: Tens
         )
         for d in range(rank)
     )
-    return min(wide.distinct_elements, wide.shape[0] * wide.shape[1] * spatial)
+    # A product has operands, even one whose windows all lie in the padding.
+    return min(wide.distinct_elements, max(1, wide.shape[0] * wide.shape[1] * spatial))
 
 
 def _part(

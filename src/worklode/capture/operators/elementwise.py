@@ -150,7 +150,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "hardsigmoid": (4, 0),  # min(max(x + 3, 0), 6)/6
     "hardtanh": (2, 0),
     "leaky_relu": (2, 0),  # compare-select, multiply
-    "elu": (4, 1),  # select(x > 0, x, alpha·(exp x - 1)): exp, subtract, multiply, compare, select
+    "celu": (5, 1), "elu": (4, 1),  # select(x > 0, x, alpha·(exp x - 1)): exp, subtract, multiply, compare, select
     "softplus": (5, 2),  # select(beta·x > threshold, x, log(1 + exp(beta·x))/beta)
     "log_sigmoid_forward": (4, 2),  # min(x, 0) - log(1 + exp(-|x|)): min, abs-negate, exp, add, log, subtract
     "softshrink": (4, 0), "hardshrink": (3, 0),

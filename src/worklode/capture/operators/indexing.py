@@ -71,8 +71,24 @@ def index_select(call: Call) -> tuple[Description, ...]:
 
 
 def gather(call: Call) -> tuple[Description, ...]:
-    """`gather(x, dim, index)`, `take`: one access an element."""
+    """`gather(x, dim, index)`: an access for each run of elements that share an index."""
+    moved = call.outputs[0].elements
+    return _gather(call, table=0, moved=moved, run=_shared_run(tensor(call, 2), integer(call, 1)))
+
+
+def take(call: Call) -> tuple[Description, ...]:
+    """`take(x, index)`: one access an element."""
     return _gather(call, table=0, moved=call.outputs[0].elements, run=1)
+
+
+def _shared_run(indices: TensorMeta, dim: int) -> int:
+    """Elements in a row that share an index, because it is expanded along the last dimensions (but `dim`)."""
+    run = 1
+    for d in range(len(indices.shape) - 1, dimension(dim, len(indices.shape)) if indices.shape else 0, -1):
+        if indices.strides[d] != 0:
+            break
+        run *= indices.shape[d]
+    return run
 
 
 def _advanced(call: Call) -> tuple[int, int, int]:
@@ -148,10 +164,11 @@ def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def scatter(call: Call) -> tuple[Description, ...]:
-    """`scatter(x, dim, index, src)`: one access an element, two where it reduces."""
-    elements = tensor(call, 2).elements
+    """`scatter(x, dim, index, src)`: an access for each run of elements that share an index, two where it reduces."""
+    indices = tensor(call, 2)
     accumulate = call.packet.strip("_") != "scatter" or "reduce" in call.name
-    return _scatter(call, moved=elements, run=1, accumulate=accumulate)
+    run = _shared_run(indices, integer(call, 1))
+    return _scatter(call, moved=indices.elements, run=run, accumulate=accumulate)
 
 
 def index_add(call: Call) -> tuple[Description, ...]:
@@ -237,6 +254,18 @@ def embedding_bag_gradient(call: Call) -> tuple[Description, ...]:
     )
 
 
+def embedding_bag_any_gradient(call: Call) -> tuple[Description, ...]:
+    """`_embedding_bag_backward` where it is not taken apart: dense, or as sparse rows of the bag's gradient."""
+    grad, indices = tensor(call, 0), tensor(call, 1).elements
+    mode = integer(call, 8)
+    scaled = mode == MODE_MEAN or optional_tensor(call, 10) is not None
+    divisions = Lanes(0, indices * (mode == MODE_MEAN))
+    if flag(call, 9):
+        return on_lanes(call, SCATTER, in_all(Lanes((1 + scaled) * indices * grad.shape[-1]), divisions))
+    rows = grad.shape[0] if mode == MODE_MAX else indices
+    return _dense_gradient(call, row=grad.shape[-1], indices=rows, per_element=1 + scaled, extra=divisions)
+
+
 def sample_weight_gradient(call: Call) -> tuple[Description, ...]:
     """`_embedding_bag_per_sample_weights_backward`: a dot product of bag gradient and table row per index."""
     table, indices = tensor(call, 1), tensor(call, 2).elements
@@ -254,7 +283,8 @@ def sample_weight_gradient(call: Call) -> tuple[Description, ...]:
 RULES: dict[str, Rule] = {
     "embedding": embedding,
     "index_select": index_select,
-    **same_rule(gather, "gather", "take", "take_along_dim"),
+    "gather": gather,
+    "take": take,
     **same_rule(index, "index", "_unsafe_index"),
     **same_rule(index_put, "index_put", "_index_put_impl", "_unsafe_index_put"),
     **same_rule(scatter, "scatter", "scatter_add", "scatter_reduce"),
@@ -265,5 +295,6 @@ RULES: dict[str, Rule] = {
     **same_rule(sparse_embedding_gradient, "embedding_sparse_backward", "_embedding_bag_sparse_backward"),
     **same_rule(embedding_bag, "_embedding_bag", "_embedding_bag_forward_only"),
     "_embedding_bag_dense_backward": embedding_bag_gradient,
+    "_embedding_bag_backward": embedding_bag_any_gradient,
     "_embedding_bag_per_sample_weights_backward": sample_weight_gradient,
 }

@@ -28,7 +28,7 @@ def pointwise_loss(per_element: Lanes, *, reduction: int, weights: tuple[int, ..
         how = integer(call, reduction)
         if how == NO_REDUCTION:
             return on_lanes(call, OperatorKind.ELEMENTWISE, lanes)
-        lanes = lanes.plus(max(0, x.elements - 1) + (how == MEAN))
+        lanes = lanes.plus(max(0, x.elements - 1) + (how == MEAN and x.elements > 0))
         return on_lanes(call, OperatorKind.REDUCTION, lanes, serial_steps=ceil_log2(x.elements))
 
     return rule
@@ -59,7 +59,7 @@ def nll_loss(call: Call) -> tuple[Description, ...]:
     return on_lanes(
         call,
         OperatorKind.GATHER,
-        lanes.plus(0, int(integer(call, 3) == MEAN)),
+        lanes.plus(0, int(integer(call, 3) == MEAN and target > 0)),
         reads=reads,
         random_accesses=target,
         random_access_bytes=x.element_bytes,

@@ -136,7 +136,16 @@ REARRANGEMENTS = (
 PADS = ("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
         "replication_pad3d")  # fmt: skip
 
+WINDOWS = {"hann_window": Lanes(3, 1), "hamming_window": Lanes(4, 1), "blackman_window": Lanes(6, 2)}
+
+
+def window(per_element: Lanes) -> Rule:
+    """Rule of a window function: a - b·cos(c·i) and the like."""
+    return lambda call: on_lanes(call, MOVEMENT, per_element.times(made(call)))
+
+
 RULES: dict[str, Rule] = {
+    **{name: window(per_element) for name, per_element in WINDOWS.items()},
     **same_rule(free, *VIEWS, *ALLOCATIONS),
     **same_rule(constant(1), *CONSTANTS),
     **same_rule(constant(2), *RANGES),  # start + i·step

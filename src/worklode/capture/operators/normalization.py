@@ -70,7 +70,8 @@ def layer_norm_backward(call: Call) -> tuple[Description, ...]:
     weight = optional_tensor(call, 5) is not None
     simple = 2 * (wanted[0] or wanted[1])
     simple += (weight + 3 + 4) * wanted[0] + 2 * wanted[1] + wanted[2]
-    return _grouped(call, x, row, Lanes(simple), Lanes(2), held=2 if wanted[0] else 0)
+    unread = _not_read(bias=6, weight=5, x=1 if not any(wanted[:2]) else None, wanted=wanted[0])
+    return _grouped(call, x, row, Lanes(simple), Lanes(2), held=2 if wanted[0] else 0, unread=unread)
 
 
 def rms_norm(call: Call) -> tuple[Description, ...]:
@@ -86,7 +87,8 @@ def rms_norm_backward(call: Call) -> tuple[Description, ...]:
     wanted = _mask(call, 5, 2)
     weight = optional_tensor(call, 4) is not None
     simple = (wanted[0] or wanted[1]) + (weight + 2 + 3) * wanted[0] + 2 * wanted[1]
-    return _grouped(call, x, row, Lanes(simple), Lanes(1), held=2 if wanted[0] else 0)
+    unread = () if wanted[0] else (4,)
+    return _grouped(call, x, row, Lanes(simple), Lanes(1), held=2 if wanted[0] else 0, unread=unread)
 
 
 # ------------------------------------------------------------------------------------------ group and batch norm
@@ -151,7 +153,9 @@ def batch_norm_backward(*, grad: int, x: int, training: int | None, mask: int | 
         simple = 3 * sums + (sums or wanted[2]) + (4 if in_training else 1) * wanted[0]
         held = 2 if in_training and wanted[0] else 0
         assert tensor(call, grad).shape == data.shape
-        return _grouped(call, data, _channel(data), Lanes(simple), Lanes(10), held=held)
+        # Training reads the statistics of the batch, evaluation the running ones.
+        unread = (3, 4) if in_training else (5, 6)
+        return _grouped(call, data, _channel(data), Lanes(simple), Lanes(10), held=held, unread=unread)
 
     return rule
 
@@ -190,6 +194,11 @@ def renorm(call: Call) -> tuple[Description, ...]:
     return _grouped(call, x, x.shape[-1] if x.shape else 1, Lanes(3), Lanes(2, 2), held=1)
 
 
+def _not_read(*, bias: int, weight: int, x: int | None, wanted: bool) -> tuple[int, ...]:
+    """Arguments a layer-norm gradient does not read: the bias, the weight without dx, x where only db is wanted."""
+    return (bias, *(() if wanted else (weight,)), *(() if x is None else (x,)))
+
+
 def _mask(call: Call, index: int, length: int) -> tuple[bool, ...]:
     value = call.args[index]
     return tuple(bool(v) for v in value) if isinstance(value, tuple) else (True,) * length
@@ -204,6 +213,7 @@ def _grouped(
     *,
     held: int,
     extra: Lanes = Lanes(),  # noqa: B008 (an immutable value)
+    unread: tuple[int, ...] = (),
 ) -> tuple[Description, ...]:
     """Describe work on groups of `row` elements of x of which `held` tensors have to be held."""
     groups = x.elements // row if row else 0
@@ -212,6 +222,7 @@ def _grouped(
         call,
         NORMALIZATION,
         lanes,
+        reads=dict.fromkeys(unread, 0),
         reduction_bytes=held * row * x.element_bytes if groups else 0,
         serial_steps=0 if held else ceil_log2(row),
     )

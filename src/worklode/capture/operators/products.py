@@ -157,6 +157,17 @@ def scaled(call: Call) -> tuple[Description, ...]:
     )
 
 
+def affine_grid(call: Call) -> tuple[Description, ...]:
+    """`affine_grid_generator(theta, size, ...)`: every place (x, y, 1) times theta; a place is 2 operations."""
+    theta, grid = tensor(call, 0), call.outputs[0]
+    batch, dims, width = theta.shape
+    places = grid.elements // (batch * dims) if batch * dims else 0
+    product = matrix_product(
+        batch=batch, m=places, n=dims, k=width, element_bytes=theta.element_bytes, a=places * width
+    )
+    return on_tensor_cores(call, MATMUL, (product,), epilogue=Lanes(2 * places), epilogue_elements=places)
+
+
 def trilinear(call: Call) -> tuple[Description, ...]:
     """`_trilinear(x1, x2, x3)` of `nn.Bilinear` and its gradients: Σ x1·x2·x3 over the summed dimensions.
 
@@ -222,4 +233,5 @@ RULES: dict[str, Rule] = {
     **same_rule(grouped, "_grouped_mm", "_scaled_grouped_mm"),
     "_scaled_mm": scaled,
     "_trilinear": trilinear,
+    "affine_grid_generator": affine_grid,
 }

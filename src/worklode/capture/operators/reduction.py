@@ -32,7 +32,7 @@ def reduce(call: Call, per_element: Lanes, per_result: Lanes = Lanes()) -> tuple
     x = tensor(call, 0)
     results = call.outputs[0].elements if call.outputs else 1
     group = x.elements // results if results else 0
-    lanes = in_all(per_element.times(x.elements), per_result.times(results))
+    lanes = in_all(per_element.times(x.elements), per_result.times(results if x.elements else 0))
     return on_lanes(call, OperatorKind.REDUCTION, lanes, serial_steps=ceil_log2(group))
 
 

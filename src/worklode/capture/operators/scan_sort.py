@@ -2,7 +2,7 @@
 
 A scan is Blelloch's work-efficient one (Prefix sums and their applications, 1990): 2 combinations per element in
 2·ceil(log2 n) dependent steps. A sort is least-significant-digit radix sort with 8-bit digits (Satish, Harris, Garland,
-IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index. Bins, boundaries and buckets
+IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index. Bins and boundaries
 are small and stay on chip: no access to them counts as scattered.
 """
 
@@ -14,6 +14,7 @@ from worklode.capture.operators.rule import (
     Rule,
     ceil_log2,
     dimension,
+    in_all,
     on_lanes,
     same_rule,
     tensor,
@@ -107,6 +108,24 @@ def histogram(call: Call) -> tuple[Description, ...]:
     )
 
 
+def unique(call: Call) -> tuple[Description, ...]:
+    """`_unique2`, `unique_dim`: a sort, then as `unique_consecutive`: compare neighbours, scan, move (and count)."""
+    x = tensor(call, 0)
+    consecutive = Lanes(5 * x.elements)
+    if call.packet == "unique_consecutive":
+        return on_lanes(call, OperatorKind.SCAN, consecutive, serial_steps=2 * ceil_log2(x.elements))
+    lanes = in_all(sort_lanes(x.elements, x.element_bytes), consecutive)
+    return on_lanes(call, OperatorKind.SORT, lanes, serial_steps=passes(x.element_bytes) + 2 * ceil_log2(x.elements))
+
+
+def membership(call: Call) -> tuple[Description, ...]:
+    """`isin(x, values)`: a compare with every value, or a binary search among them sorted, whichever is less."""
+    count, values = (t.elements if isinstance(t, TensorMeta) else 1 for t in call.args[:2])
+    steps = ceil_log2(values + 1)
+    sorted_first = in_all(sort_lanes(values, INDEX_BYTES), Lanes(SEARCH_STEP_OPS * steps * count))
+    return on_lanes(call, OperatorKind.GATHER, min(Lanes(2 * count * values), sorted_first))
+
+
 def compaction(call: Call) -> tuple[Description, ...]:
     """`nonzero`, `masked_select`: a compare and a scan for the places, a move per element kept."""
     x = tensor(call, 0)
@@ -123,5 +142,7 @@ RULES: dict[str, Rule] = {
     **same_rule(top_k, "topk", "kthvalue", "median", "nanmedian", "mode"),
     **same_rule(search, "bucketize", "searchsorted"),
     **same_rule(histogram, "histc", "bincount"),
+    **same_rule(unique, "_unique", "_unique2", "unique_dim", "unique_consecutive"),
+    "isin": membership,
     **same_rule(compaction, "nonzero", "masked_select", "nonzero_static"),
 }
