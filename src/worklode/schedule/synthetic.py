@@ -53,12 +53,12 @@ def moldable_options(
     num_vector_cores: int,
     serial_share: float,
 ) -> list[tuple[int, int, float, float]]:
-    """Options on 1, 2, 4, ... cores and on all; compute time by Amdahl's law: work · (serial + (1 - serial) / p) [s].
+    """Options on 1, 2, 3, 4, 6, 8, 12, ... cores and on all, by Amdahl's law: work · (serial + (1 - serial) / p) [s].
 
     An operator with work on both types takes the same share of each.
     """
     widest = max(num_tensor_cores if tensor_work_s > 0 else 0, num_vector_cores if vector_work_s > 0 else 0, 1)
-    widths = sorted({min(2**k, widest) for k in range(widest.bit_length() + 1)})
+    widths = sorted({min(width, widest) for k in range(widest.bit_length() + 1) for width in (2**k, 3 * 2**k)})
     options: list[tuple[int, int, float, float]] = []
     for width in widths:
         tensor = max(1, num_tensor_cores * width // widest) if tensor_work_s > 0 else 0

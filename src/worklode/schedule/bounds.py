@@ -1,0 +1,235 @@
+"""Lower bounds on the makespan of a problem: no schedule of it can be shorter. Derivations: docs/models/schedule.md."""
+
+# numba compiles plain arguments, not records:
+# ruff: noqa: PLR0917
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from worklode.schedule.compiled import Floats, Ints, compiled
+from worklode.schedule.critical_path import longest_remaining, topological_order, trace_path
+from worklode.schedule.heads import raised_heads
+from worklode.schedule.options import OptionTable, option_table
+from worklode.schedule.phases import beside_path_bound
+from worklode.schedule.problem import ScheduleProblem
+
+# Share [1] taken off a bound: sums of 1e5 float64 terms are good to 1e-11.
+ROUNDING = 1e-10
+# Steps of the ascent that weighs path against work [count]. The value of every step is a bound, so this sets only how
+# close to the best weights it ends; 64 came within 0.05 % of 1000 in benchmarks/schedule.py, 2026-11.
+ASCENT_STEPS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowerBounds:
+    """Lower bounds on the makespan [s].
+
+    Attributes:
+        critical_path_s: longest path, every task on its fastest option.
+        tensor_core_s, vector_core_s: least core-seconds of all tasks over the number of cores.
+        hbm_s: least traffic of all tasks over the bandwidth.
+        heads_and_tails_s: core and bandwidth bounds between the earliest start and the longest tail of every set of
+            tasks (Jackson's preemptive schedule); heads and tails themselves are raised by the work before and after.
+        trade_off_s: one choice of options must serve path and work: a weighted mean of the first four.
+        beside_path_s: what can run beside the critical path, and what must stretch it.
+    """
+
+    critical_path_s: float
+    tensor_core_s: float
+    vector_core_s: float
+    hbm_s: float
+    heads_and_tails_s: float
+    trade_off_s: float
+    beside_path_s: float
+
+    @property
+    def makespan_s(self) -> float:
+        """The best of them [s], less what rounding may have added."""
+        return (1.0 - ROUNDING) * max(
+            self.critical_path_s,
+            self.tensor_core_s,
+            self.vector_core_s,
+            self.hbm_s,
+            self.heads_and_tails_s,
+            self.trade_off_s,
+            self.beside_path_s,
+        )
+
+
+def lower_bounds(problem: ScheduleProblem) -> LowerBounds:
+    """All lower bounds of a problem.
+
+    Raises:
+        InternalError: no option of some task fits the cores, or the dependences have a cycle.
+    """
+    table = option_table(problem)
+    order = topological_order(problem)
+    duration_s = table.duration_s[table.fastest][problem.item_of]
+    remaining_s = longest_remaining(order, problem.successor_start, problem.successor, duration_s)
+    work_s = shares_of_capacity(problem, table)
+    totals = work_s.sum(axis=0)
+    path = trace_path(problem.successor_start, problem.successor, remaining_s)
+    return LowerBounds(
+        critical_path_s=float(remaining_s.max(initial=0.0)),
+        tensor_core_s=float(totals[0]),
+        vector_core_s=float(totals[1]),
+        hbm_s=float(totals[2]),
+        heads_and_tails_s=heads_and_tails_bound(problem, table, order),
+        trade_off_s=trade_off_bound(problem, table, path),
+        beside_path_s=beside_path_bound(problem, table, order, path, option_shares(problem, table)[1]),
+    )
+
+
+def shares_of_capacity(problem: ScheduleProblem, table: OptionTable) -> Floats:
+    """[N, 3] least time [s] each task would keep all tensor cores, all vector cores, all bandwidth busy."""
+    capacities = (problem.num_tensor_cores, problem.num_vector_cores, problem.hbm_bytes_per_s)
+    amounts = (table.tensor_core_s, table.vector_core_s, table.hbm_bytes)
+    per_item = np.zeros((len(table.fastest), 3))
+    for resource, (amount, capacity) in enumerate(zip(amounts, capacities, strict=True)):
+        if capacity > 0:
+            per_item[:, resource] = amount / capacity
+    return per_item[problem.item_of]
+
+
+def heads_and_tails_bound(problem: ScheduleProblem, table: OptionTable, order: Ints) -> float:
+    """Bound [s] from heads r (no task starts before), tails q (so much follows) and work w [N, 3].
+
+    For every set S and resource: makespan >= min r + sum w + min q over S. The best set is found by Jackson's
+    preemptive schedule (Carlier 1982, "The one-machine sequencing problem", for heads, tails and one machine).
+    """
+    duration_s = table.duration_s[table.fastest][problem.item_of]
+    work_s = shares_of_capacity(problem, table)
+    reverse = order[::-1].copy()
+    forward = (problem.predecessor_start, problem.predecessor, problem.successor_start, problem.successor)
+    options = option_shares(problem, table)
+    heads = raised_heads(order, *forward, problem.item_of, problem.option_start, *options, duration_s, work_s)
+    backward = forward[2:] + forward[:2]
+    tails = raised_heads(reverse, *backward, problem.item_of, problem.option_start, *options, duration_s, work_s)
+    bound = float((heads + duration_s + tails).max(initial=0.0))
+    for resource in range(work_s.shape[1]):
+        busy = np.flatnonzero(work_s[:, resource] > 0)
+        by_head = busy[np.argsort(heads[busy], kind="stable")]
+        bound = max(bound, jackson_makespan(heads[by_head], work_s[by_head, resource].copy(), tails[by_head]))
+    return bound
+
+
+def option_shares(problem: ScheduleProblem, table: OptionTable) -> tuple[Floats, Floats]:
+    """Duration [O] and the time each option alone would keep each resource busy [O, 3], both in s."""
+    work_s = np.zeros((len(table.duration_s), 3))
+    for resource, (cores, capacity) in enumerate(
+        ((problem.tensor_cores, problem.num_tensor_cores), (problem.vector_cores, problem.num_vector_cores))
+    ):
+        np.multiply(cores / max(capacity, 1), table.duration_s, out=work_s[:, resource], where=cores > 0)
+    work_s[:, 2] = problem.hbm_bytes / problem.hbm_bytes_per_s
+    return table.duration_s, work_s
+
+
+@compiled
+def jackson_makespan(heads_s: Floats, work_s: Floats, tails_s: Floats) -> float:
+    """Makespan [s] of Jackson's preemptive schedule: always work on what has the longest tail. Heads must ascend."""
+    n = len(heads_s)
+    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    left_s = work_s.copy()
+    now, makespan = 0.0, 0.0
+    arrived = 0
+    while arrived < n or len(heap) > 0:
+        if len(heap) == 0:
+            now = max(now, heads_s[arrived])
+        while arrived < n and heads_s[arrived] <= now:
+            heapq.heappush(heap, (-tails_s[arrived], np.int64(arrived)))
+            arrived += 1
+        task = heap[0][1]
+        if arrived < n and now + left_s[task] > heads_s[arrived]:
+            left_s[task] -= heads_s[arrived] - now
+            now = heads_s[arrived]
+        else:
+            now += left_s[task]
+            makespan = max(makespan, now + tails_s[task])
+            heapq.heappop(heap)
+    return makespan
+
+
+def trade_off_bound(problem: ScheduleProblem, table: OptionTable, path: Ints) -> float:
+    """Bound [s] from one choice of options for path and work together.
+
+    The makespan is at least the length of a path, and the use of each resource over its capacity, all with the same
+    options. So it is at least any weighted mean of the four, and the least mean over options splits by task:
+
+        makespan >= sum over tasks of min over options of (m0 d [task on path] + mt tc d / Pt + mv vc d / Pv + mh b / B)
+
+    for any weights m >= 0 that add up to 1. A multiplicative ascent looks for good ones.
+    """
+    num_items = len(table.fastest)
+    count = np.bincount(problem.item_of, minlength=num_items).astype(np.float64)
+    on_path = np.bincount(problem.item_of[path], minlength=num_items).astype(np.float64)
+    return ascend_trade_off(
+        problem.option_start,
+        problem.tensor_cores / max(problem.num_tensor_cores, 1),
+        problem.vector_cores / max(problem.num_vector_cores, 1),
+        problem.hbm_bytes / problem.hbm_bytes_per_s,
+        table.duration_s,
+        on_path,
+        count - on_path,
+        ASCENT_STEPS,
+    )
+
+
+@compiled
+def ascend_trade_off(
+    option_start: Ints,
+    tensor_share: Floats,
+    vector_share: Floats,
+    hbm_s: Floats,
+    duration_s: Floats,
+    on_path: Floats,
+    off_path: Floats,
+    steps: int,
+) -> float:
+    """Best value [s] over `steps` weights; items count `on_path` and `off_path` times. Every value is a bound."""
+    weight = np.full(4, 0.25)
+    used, chosen = np.empty(4), np.empty(4)
+    best = 0.0
+    for step in range(steps):
+        used[:] = 0.0
+        for item in range(len(option_start) - 1):
+            for on in range(2):
+                times = on_path[item] if on else off_path[item]
+                if times == 0.0:
+                    continue
+                least = np.inf
+                for option in range(option_start[item], option_start[item + 1]):
+                    d = duration_s[option]
+                    if d == np.inf:
+                        continue
+                    held_tensor, held_vector = tensor_share[option] * d, vector_share[option] * d
+                    cost = weight[1] * held_tensor + weight[2] * held_vector + weight[3] * hbm_s[option]
+                    if on:
+                        cost += weight[0] * d
+                    if cost < least:
+                        least = cost
+                        chosen[0], chosen[1], chosen[2], chosen[3] = on * d, held_tensor, held_vector, hbm_s[option]
+                used += times * chosen
+        value = (weight * used).sum()
+        best = max(best, value)
+        # The derivative of the value by a weight is what that weight multiplies; steps shrink as 1/sqrt.
+        largest = used.max()
+        if largest <= 0.0:
+            break
+        weight *= np.exp(2.0 / np.sqrt(step + 1.0) * used / largest)
+        weight /= weight.sum()
+    return best
+
+
+def quick_bound(problem: ScheduleProblem, table: OptionTable, remaining_s: Floats) -> float:
+    """Critical path, core-seconds and bytes alone [s]: enough to see that a schedule cannot be improved."""
+    count = np.bincount(problem.item_of, minlength=len(table.fastest))
+    return max(
+        float(remaining_s.max(initial=0.0)),
+        float(count @ table.tensor_core_s) / max(problem.num_tensor_cores, 1),
+        float(count @ table.vector_core_s) / max(problem.num_vector_cores, 1),
+        float(count @ table.hbm_bytes) / problem.hbm_bytes_per_s,
+    )
