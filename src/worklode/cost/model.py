@@ -186,6 +186,23 @@ class CostModel:
             ]
         )
 
+    def one_tensor_core_s(self, accelerator: Accelerator) -> Floats:
+        """[U] least time [s] of the products of each item on one tensor core of this shape: work, whatever the split."""
+        arrays = self._arrays
+        cycles = self._least_cycles(accelerator.tensor_core_rows, accelerator.tensor_core_cols)
+        owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+        return _sum_by(owner, cycles[arrays.product], len(arrays)) / accelerator.clock_hz
+
+    def one_vector_core_s(self, accelerator: Accelerator) -> Floats:
+        """[U] time [s] of the lane work of each item on one vector core with these lanes."""
+        lanes = accelerator.vector_lanes
+        cycles = self._least_lane_cycles(lanes, float(vector_core_port_bytes(accelerator)) / max(1, lanes))
+        return np.asarray(cycles / accelerator.clock_hz)
+
+    def item_hbm_bytes(self, sram_bytes: int) -> Floats:
+        """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
+        return np.asarray(self._arrays.fixed_bytes + self._reread_at(_sram_index(sram_bytes)))
+
     def bounds(self, designs: Design, counts: ArrayLike | None = None) -> WorkBounds:
         """Lower bounds of the work of one iteration on D designs, free of the numbers of cores.
 

@@ -90,6 +90,7 @@ class Evaluator:
         self.arrays: GraphArrays = graph_arrays(self.fused)
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
         self.model = CostModel(self.arrays.items, mode=mode)
+        self.matrix_macs = graph.matrix_flops() / 2
 
     def step(self, accelerator: Accelerator, *, segments: bool = False) -> ScheduledStep:
         """Cost and schedule the step on a design."""

@@ -1,4 +1,4 @@
-"""Local search: the best designs of a space for a set of workloads, guided by the critical path. See docs/models/search.md."""
+"""Local search for the best designs of a space, guided by the critical path. Method: docs/models/search.md."""
 
 from __future__ import annotations
 
