@@ -1,0 +1,197 @@
+"""Which groups may become one operator: decided by data flow, never by names.
+
+A group is one kernel. What its members hand on stays on chip, so it must stream: element by element, or a row at a time
+behind a reduction. docs/models/fusion.md states every rule with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worklode.graph.fusion.facts import ANCHORS, STREAMING_READERS, Flow, GraphFacts
+from worklode.graph.fusion.grouping import Grouping
+from worklode.graph.fusion.options import FusionOptions
+
+ILLEGAL = -1
+ROW_ELEMENT_BYTES = 4
+"""Bytes of an element held between a reduction and its readers [bytes]: results of lanes are float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """What legality has to know of a group.
+
+    Attributes:
+        phase: phase class of all members.
+        anchor: its product or chained operator, -1 without.
+        anchor_domain: results of the anchor.
+        domain: largest domain of the other members.
+        rows: rows it runs through where results follow a row, 0 where everything streams.
+        closed: holds an operator that must not be fused.
+    """
+
+    phase: int
+    anchor: int
+    anchor_domain: int
+    domain: int
+    rows: int
+    closed: bool
+
+
+class Legality:
+    """Rules over one graph and its present groups."""
+
+    def __init__(self, facts: GraphFacts, grouping: Grouping, options: FusionOptions) -> None:
+        """All operators alone at first."""
+        self.facts = facts
+        self.grouping = grouping
+        self.options = options
+        self.group: dict[int, GroupFacts] = {i: self._alone(i) for i in range(len(facts.flow))}
+
+    def _alone(self, operator: int) -> GroupFacts:
+        facts = self.facts
+        flow, domain = facts.flow[operator], facts.domain[operator]
+        anchored = flow in ANCHORS
+        return GroupFacts(
+            phase=facts.phase[operator],
+            anchor=operator if anchored else -1,
+            anchor_domain=domain if anchored else 0,
+            domain=0 if anchored else domain,
+            rows=facts.rows[operator],
+            closed=flow is Flow.CLOSED or facts.rows[operator] < 0,
+        )
+
+    def merge_streaming(self, one: int, other: int) -> bool:
+        """Merge two groups and what lies on paths between them into one that streams, where that is legal."""
+        seeds = {one, other}
+        if self.union(seeds) is None:
+            return False
+        between, preceding = self.grouping.hull(seeds)
+        parts = seeds | between
+        merged = self.union(parts)
+        if merged is None:
+            return False
+        rows = self._rows_of_union(parts, merged.rows)
+        if rows == ILLEGAL or (rows and merged.anchor >= 0):
+            return False
+        self.replace(parts, preceding, merged, rows)
+        return True
+
+    def replace(self, parts: set[int], preceding: list[int], merged: GroupFacts, rows: int) -> int:
+        """Make the parts one group."""
+        group = self.grouping.merge(parts, preceding)
+        for part in parts:
+            del self.group[part]
+        self.group[group] = GroupFacts(
+            phase=merged.phase,
+            anchor=merged.anchor,
+            anchor_domain=merged.anchor_domain,
+            domain=merged.domain,
+            rows=rows,
+            closed=False,
+        )
+        return group
+
+    def union(self, parts: set[int]) -> GroupFacts | None:
+        """Facts of the parts together where they go together, edges between them not yet considered; else None."""
+        phase, anchor, anchor_domain, domain, rows = -1, -1, 0, 0, 0
+        for part in parts:
+            facts = self.group[part]
+            if facts.closed or (phase >= 0 and facts.phase != phase):
+                return None
+            phase = facts.phase
+            domain = max(domain, facts.domain)
+            if facts.anchor >= 0:
+                if anchor >= 0:
+                    return None
+                anchor, anchor_domain = facts.anchor, facts.anchor_domain
+            if facts.rows:
+                if rows and rows != facts.rows:
+                    return None
+                rows = facts.rows
+        if not (self.options.epilogues if anchor >= 0 else self.options.streaming):
+            return None
+        if anchor >= 0 and (rows or domain > anchor_domain):
+            return None
+        return GroupFacts(
+            phase=phase, anchor=anchor, anchor_domain=anchor_domain, domain=domain, rows=rows, closed=False
+        )
+
+    def _rows_of_union(self, parts: set[int], rows: int) -> int:
+        """Rows of the union once the edges between its parts are on chip; ILLEGAL where one of them cannot be."""
+        members = self.grouping.members
+        smaller = sorted(parts, key=lambda part: (len(members[part]), part))[:-1]
+        for part in smaller:
+            for operator in members[part]:
+                for tensor, reader, size in self.crossing(operator, part, parts):
+                    found = self.edge_rows(tensor, reader, size)
+                    if found == ILLEGAL or (found and rows and found != rows):
+                        return ILLEGAL
+                    rows = rows or found
+                if not self.ordered(operator, part, parts):
+                    return ILLEGAL
+        return rows
+
+    def crossing(self, operator: int, part: int, parts: set[int]) -> list[tuple[int, int, int]]:
+        """Tensors (with reader and bytes) that pass between `operator` of `part` and another of the parts."""
+        facts, find = self.facts, self.grouping.find
+        found = []
+        for access in facts.graph.operators[operator].reads:
+            producer = facts.graph.tensors[access.tensor].producer
+            if producer >= 0:
+                other = find(producer)
+                if other != part and other in parts:
+                    found.append((access.tensor, operator, access.bytes))
+        for access in facts.graph.operators[operator].writes:
+            for reader, size in facts.readers[access.tensor]:
+                other = find(reader)
+                if other != part and other in parts:
+                    found.append((access.tensor, reader, size))
+        return found
+
+    def edge_rows(self, tensor: int, reader: int, size: int) -> int:
+        """May `reader` take `size` bytes of `tensor` on chip from its producer? 0, the rows it makes, or ILLEGAL."""
+        facts = self.facts
+        flow = facts.flow[reader]
+        if flow not in STREAMING_READERS or facts.is_patch(tensor):
+            return ILLEGAL
+        elements, domain = size // facts.element_bytes[tensor], facts.domain[reader]
+        if elements == domain or facts.moves[reader]:
+            return 0
+        # Read by every element of a row: legal only where the value is a row's own, found by reducing that row.
+        if flow is not Flow.STREAM or not facts.reduced[tensor] or elements <= 1 or domain % elements:
+            return ILLEGAL
+        row_bytes = domain // elements * ROW_ELEMENT_BYTES
+        return elements if row_bytes <= self.options.max_row_bytes else ILLEGAL
+
+    def ordered(self, operator: int, part: int, parts: set[int]) -> bool:
+        """Are the orders without data between `operator` and the other parts kept when all of them stream?"""
+        facts, find = self.facts, self.grouping.find
+        for before in facts.graph.operators[operator].after:
+            other = find(before)
+            if other != part and other in parts and not self._overwrites_in_step(before, operator):
+                return False
+        for later in facts.waited_for_by.get(operator, ()):
+            other = find(later)
+            if other != part and other in parts and not self._overwrites_in_step(operator, later):
+                return False
+        return True
+
+    def _overwrites_in_step(self, first: int, second: int) -> bool:
+        """Does `second` overwrite only elements that `first` has finished with when both stream together?"""
+        facts = self.facts
+        if facts.flow[second] is not Flow.STREAM or facts.flow[first] not in STREAMING_READERS:
+            return False
+        graph = facts.graph
+        found = False
+        for access in graph.operators[second].writes:
+            older = facts.previous[access.tensor]
+            if older < 0:
+                continue
+            for read in graph.operators[first].reads:
+                if read.tensor == older:
+                    if read.bytes != access.bytes:
+                        return False
+                    found = True
+            found = found or graph.tensors[older].producer == first
+        return found

@@ -1,0 +1,242 @@
+"""The passes of fusion, in order: along data by bytes saved, attention chains, prologues, multi-tensor updates."""
+
+from __future__ import annotations
+
+from worklode.graph.fusion.facts import OPTIMIZER_CLASS, STREAMING_READERS, Flow, GraphFacts
+from worklode.graph.fusion.legality import GroupFacts, Legality
+from worklode.graph.work import Product
+
+_Candidate = tuple[int, int, int]
+
+
+def fuse_along_data(legality: Legality) -> None:
+    """Merge producers with readers, the pair that saves most bytes first, until nothing more is legal.
+
+    The order decides who gets an operator that two groups could take: a product's result that only its epilogue reads
+    saves a write and a read, a normalisation's operand that stays written anyway saves a read.
+    """
+    candidates = _candidates(legality.facts)
+    find = legality.grouping.find
+    changed = True
+    while changed:
+        changed = False
+        left: list[_Candidate] = []
+        for candidate in candidates:
+            one, other = find(candidate[1]), find(candidate[2])
+            if one == other:
+                continue
+            if legality.merge_streaming(one, other):
+                changed = True
+            else:
+                left.append(candidate)
+        candidates = left
+
+
+def _candidates(facts: GraphFacts) -> list[_Candidate]:
+    """(-bytes saved, producer, reader) of every tensor that could stay on chip, sorted."""
+    found: list[_Candidate] = []
+    for index, tensor in enumerate(facts.graph.tensors):
+        producer = tensor.producer
+        if producer < 0 or facts.flow[producer] is Flow.CLOSED:
+            continue
+        readers = facts.readers[index]
+        saved = 0 if facts.stays[index] or not readers else facts.written[index] // len(readers)
+        phase = facts.phase[producer]
+        for reader, size in readers:
+            if facts.phase[reader] == phase and facts.flow[reader] in STREAMING_READERS:
+                found.append((-(size + saved), producer, reader))
+    found.sort()
+    return found
+
+
+def fuse_attention(legality: Legality) -> None:
+    """Chain product, row-wise operators and products into one where the rows are those of the first product."""
+    for group in legality.grouping.in_order():
+        found = legality.group.get(group)
+        if found is not None and found.anchor < 0 and found.rows and not found.closed:
+            _chain_through(legality, group, found)
+
+
+def _chain_through(legality: Legality, group: int, middle: GroupFacts) -> None:
+    facts, grouping = legality.facts, legality.grouping
+    before, after = _neighbours(legality, group)
+    if len(before) != 1 or not after:
+        return
+    scores_group = before.pop()
+    scores = _only_product(facts, legality.group[scores_group].anchor)
+    if scores is None or scores.c_elements != middle.domain or middle.rows != scores.batch * scores.m:
+        return
+    consumers = {part for part in after if _consumes(facts, legality.group[part].anchor, scores)}
+    parts = {group, scores_group, *consumers}
+    if not consumers:
+        return
+    between, preceding = grouping.hull(parts)
+    if between or not _chain_edges_are_legal(legality, parts, consumers):
+        return
+    merged = GroupFacts(
+        phase=middle.phase,
+        anchor=legality.group[scores_group].anchor,
+        anchor_domain=scores.c_elements,
+        domain=middle.domain,
+        rows=middle.rows,
+        closed=False,
+    )
+    legality.replace(parts, preceding, merged, middle.rows)
+
+
+def _neighbours(legality: Legality, group: int) -> tuple[set[int], set[int]]:
+    """Open product groups that feed a group, and those whose product reads it."""
+    facts, find = legality.facts, legality.grouping.find
+    before: set[int] = set()
+    after: set[int] = set()
+    for operator in legality.grouping.members[group]:
+        for access in facts.graph.operators[operator].reads:
+            producer = facts.graph.tensors[access.tensor].producer
+            if producer >= 0:
+                before.add(find(producer))
+        for access in facts.graph.operators[operator].writes:
+            after.update(find(reader) for reader, _ in facts.readers[access.tensor] if _only_product(facts, reader))
+    return (
+        {part for part in before if _is_open_product(legality, part, group)},
+        {part for part in after if _is_open_product(legality, part, group)},
+    )
+
+
+def _is_open_product(legality: Legality, part: int, other: int) -> bool:
+    """Is a group one product with neighbours, of the same phase as another, and no chain?"""
+    found = legality.group[part]
+    return (
+        not found.closed
+        and not found.rows
+        and found.phase == legality.group[other].phase
+        and _only_product(legality.facts, found.anchor) is not None
+    )
+
+
+def _only_product(facts: GraphFacts, operator: int) -> Product | None:
+    if operator < 0 or facts.flow[operator] is not Flow.PRODUCT:
+        return None
+    products = facts.graph.operators[operator].work.products
+    return products[0] if len(products) == 1 else None
+
+
+def _consumes(facts: GraphFacts, operator: int, scores: Product) -> bool:
+    """Has the product an operand of the shape of the scores, per member of the batch, as it is or transposed?"""
+    product = _only_product(facts, operator)
+    if product is None or product.batch != scores.batch:
+        return False
+    shape = {scores.m, scores.n}
+    return shape in ({product.m, product.k}, {product.k, product.n})
+
+
+def _chain_edges_are_legal(legality: Legality, parts: set[int], consumers: set[int]) -> bool:
+    """The consuming products take the rows as an operand; everything else streams."""
+    facts, grouping = legality.facts, legality.grouping
+    for part in parts:
+        for operator in grouping.members[part]:
+            if not legality.ordered(operator, part, parts):
+                return False
+            for tensor, reader, size in legality.crossing(operator, part, parts):
+                owner = grouping.find(reader)
+                if owner in consumers and reader == legality.group[owner].anchor:
+                    if facts.is_patch(tensor):
+                        return False
+                elif owner in consumers or legality.edge_rows(tensor, reader, size) != 0:
+                    return False
+    return True
+
+
+def fuse_prologues(legality: Legality) -> None:
+    """Compute a product's operand on its way in, where only it reads the operand and its sources are no larger."""
+    facts = legality.facts
+    for operator, flow in enumerate(facts.flow):
+        if flow is not Flow.PRODUCT:
+            continue
+        for access in facts.graph.operators[operator].reads:
+            producer = facts.graph.tensors[access.tensor].producer
+            if producer >= 0:
+                _try_prologue(legality, operator, access.tensor, access.bytes)
+
+
+def _try_prologue(legality: Legality, product: int, operand: int, operand_bytes: int) -> None:
+    facts, grouping = legality.facts, legality.grouping
+    group, front = grouping.find(product), grouping.find(facts.graph.tensors[operand].producer)
+    if group == front or legality.group[group].closed or legality.group[group].rows:
+        return
+    one = legality.group[front]
+    same_phase = one.phase == legality.group[group].phase
+    if one.closed or one.anchor >= 0 or one.rows or not same_phase or facts.is_patch(operand):
+        return
+    if not _only_makes(facts, grouping.members[front], operand, product, operand_bytes):
+        return
+    parts = {front, group}
+    between, preceding = grouping.hull(parts)
+    in_step = all(legality.ordered(operator, front, parts) for operator in grouping.members[front])
+    if not between and in_step:
+        legality.replace(parts, preceding, legality.group[group], 0)
+
+
+def _only_makes(facts: GraphFacts, front: list[int], operand: int, product: int, operand_bytes: int) -> bool:
+    """Do these streaming operators make nothing but the operand, of sources that are no larger than it?"""
+    graph = facts.graph
+    inside = set(front)
+    sources: dict[int, int] = {}
+    for operator in front:
+        if facts.flow[operator] is not Flow.STREAM:
+            return False
+        for access in graph.operators[operator].reads:
+            if graph.tensors[access.tensor].producer not in inside:
+                sources[access.tensor] = min(
+                    sources.get(access.tensor, 0) + access.bytes, graph.tensors[access.tensor].bytes
+                )
+        for access in graph.operators[operator].writes:
+            readers = {reader for reader, _ in facts.readers[access.tensor]}
+            wanted = {product} if access.tensor == operand else inside
+            versioned = facts.previous[access.tensor] >= 0 or facts.following[access.tensor] >= 0
+            if facts.stays[access.tensor] or versioned or not readers or not readers <= wanted:
+                return False
+    return sum(sources.values()) <= operand_bytes
+
+
+def fuse_updates(legality: Legality) -> None:
+    """Group weight updates: those of a block instance, and neighbours outside blocks up to a share of the bytes."""
+    graph, grouping = legality.facts.graph, legality.grouping
+    updates = [group for group in grouping.in_order() if legality.group[group].phase == OPTIMIZER_CLASS]
+    bytes_of = {group: _updated_bytes(legality.facts, grouping.members[group]) for group in updates}
+    limit = max(1, int(sum(bytes_of.values()) * legality.options.update_share))
+    buckets: dict[tuple[int, int], list[int]] = {}
+    passed = 0
+    for group in updates:
+        first = graph.operators[grouping.members[group][0]]
+        found = legality.group[group]
+        outside = first.block < 0
+        key = (-1, passed // limit) if outside else (first.block, first.instance)
+        passed += bytes_of[group] if outside else 0
+        if not found.closed and found.anchor < 0 and not found.rows:
+            buckets.setdefault(key, []).append(group)
+    for bucket in buckets.values():
+        _merge_independent(legality, bucket)
+
+
+def _updated_bytes(facts: GraphFacts, members: list[int]) -> int:
+    """Bytes of parameters and states that leave these operators in their last version: the same fused or not."""
+    writes = (access for member in members for access in facts.graph.operators[member].writes)
+    return sum(a.bytes for a in writes if facts.stays[a.tensor] and facts.following[a.tensor] < 0)
+
+
+def _merge_independent(legality: Legality, bucket: list[int]) -> None:
+    """Merge groups that do not depend on one another, in order; a group that does starts the next one."""
+    grouping = legality.grouping
+    current: int | None = None
+    for group in bucket:
+        if current is None:
+            current = group
+            continue
+        parts = {current, group}
+        between, preceding = grouping.hull(parts)
+        joined = any(legality.crossing(operator, group, parts) for operator in grouping.members[group])
+        waits = not all(legality.ordered(operator, group, parts) for operator in grouping.members[group])
+        merged = legality.union(parts)
+        current = (
+            group if between or joined or waits or merged is None else legality.replace(parts, preceding, merged, 0)
+        )
