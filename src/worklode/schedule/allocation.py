@@ -1,7 +1,6 @@
 """Which option each task wants: the fastest, the cheapest that its slack allows, or a mean of both."""
 
 # numba compiles plain arguments, not records:
-# ruff: noqa: PLR0917
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Lower bounds on the makespan of a problem: no schedule of it can be shorter. Derivations: docs/models/schedule.md."""
 
 # numba compiles plain arguments, not records:
-# ruff: noqa: PLR0917
 
 from __future__ import annotations
 

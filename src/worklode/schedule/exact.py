@@ -6,14 +6,18 @@ OR-tools is imported on use; it is not among the package's requirements. Never l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worklode.errors import InternalError
 from worklode.schedule.critical_path import topological_order
 from worklode.schedule.list_scheduler import schedule
-from worklode.schedule.options import option_table
+from worklode.schedule.options import OptionTable, option_table
 from worklode.schedule.problem import Schedule, ScheduleProblem
+
+if TYPE_CHECKING:
+    from ortools.sat.python.cp_model import CpModel, IntVar
 
 # Ticks per makespan of the list schedule [count]: rounding durations up costs at most one tick per task of a chain,
 # 1e-4 of the makespan for ten tasks. Finer grids make CP-SAT slower.
@@ -87,16 +91,7 @@ def exact_schedule(problem: ScheduleProblem, *, time_limit_s: float = 10.0, tick
     if n:
         model.add_max_equality(makespan, ends)
     model.minimize(makespan)
-    # One task after the other: always possible, so that the solver has a schedule however little time it gets.
-    now = 0
-    for task in topological_order(problem):
-        fastest = int(table.fastest[problem.item_of[task]])
-        model.add_hint(starts[task], now)
-        now += ticks_of[fastest]
-        model.add_hint(ends[task], now)
-        for number, pick in chosen[task].items():
-            model.add_hint(pick, number == fastest)
-    model.add_hint(makespan, now)
+    _hint_one_by_one(model, problem, table, ticks_of, starts, ends, chosen, makespan)
 
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = time_limit_s
@@ -124,3 +119,25 @@ def exact_schedule(problem: ScheduleProblem, *, time_limit_s: float = 10.0, tick
         lower_bound_s=max(0.0, (solver.best_objective_bound - n) * tick_s),
         optimal=status == cp_model.OPTIMAL,
     )
+
+
+def _hint_one_by_one(
+    model: CpModel,
+    problem: ScheduleProblem,
+    table: OptionTable,
+    ticks_of: list[int],
+    starts: list[IntVar],
+    ends: list[IntVar],
+    chosen: list[dict[int, IntVar]],
+    makespan: IntVar,
+) -> None:
+    """One task after the other: always possible, so that the solver has a schedule however little time it gets."""
+    now = 0
+    for task in topological_order(problem):
+        fastest = int(table.fastest[problem.item_of[task]])
+        model.add_hint(starts[task], now)
+        now += ticks_of[fastest]
+        model.add_hint(ends[task], now)
+        for number, pick in chosen[task].items():
+            model.add_hint(pick, number == fastest)
+    model.add_hint(makespan, now)

@@ -1,7 +1,7 @@
 """Heads of tasks for lower bounds: no schedule can start a task earlier. Derivation: docs/models/schedule.md."""
 
 # numba compiles plain arguments, not records:
-# ruff: noqa: PLR0912, PLR0917
+# ruff: noqa: PLR0912
 
 from __future__ import annotations
 

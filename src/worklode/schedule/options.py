@@ -1,7 +1,5 @@
 """Derived facts of allocation options: standalone durations, fastest and cheapest option of every work item."""
 
-# ruff: noqa: PLR0917  (numba compiles plain arguments, not records)
-
 from __future__ import annotations
 
 from dataclasses import dataclass

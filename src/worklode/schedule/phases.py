@@ -5,7 +5,7 @@ nothing that needs HBM does. So the work off the path either fits into what the 
 """
 
 # numba compiles plain arguments, not records:
-# ruff: noqa: PLR0912, PLR0915, PLR0917
+# ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations
 
