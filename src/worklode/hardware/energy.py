@@ -103,24 +103,27 @@ def sram_energy_per_byte_j(technology: Technology, node_nm: int, size_bytes: Any
 def sram_access_energy_per_byte_j(design: Design, technology: Technology) -> Any:
     """A byte between global SRAM and a core [J/byte]: a bank, and half the side of the memory that serves the core.
 
-    Caches (`simt`) are shared by all cores over one crossbar; a scratchpad is spread over the cores, each of which is
-    next to its share.
+    A cache (`simt`) is reached whole, over one crossbar. Of a scratchpad a core's ports reach `scratchpad_reach_bytes`.
     """
-    area = sram_area_mm2(technology, design.node_nm, design.family, design.sram_bytes)
+    reached = design.sram_bytes
     if design.family != "simt":
-        area = area / (design.num_tensor_cores + design.num_vector_cores)
-    wire = technology.value("wire_energy_per_byte_mm") * np.sqrt(area) / 2
+        reached = np.minimum(reached, technology.value("scratchpad_reach_bytes"))
+    side_mm = np.sqrt(sram_area_mm2(technology, design.node_nm, design.family, reached))
+    wire = technology.value("wire_energy_per_byte_mm") * side_mm / 2
     return sram_energy_per_byte_j(technology, design.node_nm, design.sram_bytes) + wire
 
 
 def operand_energy_per_cycle_j(design: Design, technology: Technology) -> Any:
     """Local buffer traffic of one tensor core at full rate [J/cycle]: what delivers operands to its array.
 
-    Systolic arrays are fed from a bank per row and per column; a multiprocessor (`simt`) feeds its arrays from register
-    files and shared memory that any thread may address, so every access pays for the whole buffer.
+    Systolic arrays are fed from small banks, one per row and per column (`operand_bank_bytes`); a multiprocessor
+    (`simt`) feeds its arrays from register files and shared memory that any thread may address, so every access pays
+    for the whole buffer. Then half the side of the array.
     """
-    banks = 1 if design.family == "simt" else design.tensor_core_rows + design.tensor_core_cols
-    per_byte = sram_energy_per_byte_j(technology, design.node_nm, tensor_core_buffer_bytes(design) / banks)
+    bank = tensor_core_buffer_bytes(design)
+    if design.family != "simt":
+        bank = np.minimum(bank, technology.value("operand_bank_bytes"))
+    per_byte = sram_energy_per_byte_j(technology, design.node_nm, bank)
     wire = technology.value("wire_energy_per_byte_mm") * array_side_mm(design, technology) / 2
     return tensor_core_operand_bytes(design) * (per_byte + wire)
 
