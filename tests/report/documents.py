@@ -79,6 +79,14 @@ def mining(*, gap: float = 0.0031) -> dict[str, Any]:
         "improvement": 0.0831 / 0.0512,
         "bound": 0.0510,
         "optimality_gap": gap,
-        "search": {"space_size": 1_204_224, "evaluated": 812, "pruned": 1_203_412, "wall_time_s": 1.42},
+        "infeasible": [],
+        "search": {
+            "space_size": 1_204_224,
+            "estimated": 31_220,
+            "evaluated": 812,
+            "pruned": 1_203_412,
+            "wall_time_s": 1.42,
+            "out_of_time": False,
+        },
         "warnings": [],
     }

@@ -53,7 +53,9 @@ def test_mining_compares_best_with_baseline() -> None:
     assert row(text, "energy per iteration").split() == ["14.2", "J", "14.2", "J", "1.00x"]
     assert "1.62x better than tpuv2 in throughput" in text
     assert "no design of this space is better by more than 0.3 %" in text
-    assert "Searched 1 204 224 designs: 812 evaluated, 1 203 412 ruled out by bounds, in 1.42 s." in text
+    assert (
+        "Searched 1 204 224 designs: 31 220 estimated, 812 scheduled, 1 203 412 ruled out by bounds, in 1.42 s." in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,56 @@ def test_names_are_not_read_as_markup() -> None:
     text = text_of(evaluation_report({**evaluation(), "workload": {**WORKLOAD, "name": name}}))
     assert name in text
     assert "[bold]x" in text_of([listing([{"model": "[bold]x"}])])
+
+
+def test_infeasible_names_limits_and_ways_out() -> None:
+    document = {
+        **mining(),
+        "best": None,
+        "top_k": [],
+        "infeasible": [
+            {"constraint": "area_mm2", "demand": 52.31, "limit": 10.0, "remedy": "raise the area limit to 52.31 mm2"},
+            {"constraint": "hbm_bytes", "demand": 40 * 2.0**30, "limit": 16 * 2.0**30, "remedy": "a smaller batch"},
+        ],
+    }
+    text = text_of(mining_report(document))
+    assert "No design of the space keeps the limits" in text
+    assert "area: at least 52.3 mm2 needed, the limit is 10 mm2: raise the area limit to 52.31 mm2" in text
+    assert "HBM: at least 40 GiB needed, the limit is 16 GiB: a smaller batch" in text
+
+
+def test_several_workloads_have_a_line_each() -> None:
+    document = mining()
+    other = {**WORKLOAD, "name": "resnet50"}
+    for design, time_s in ((document["best"], 0.01), (document["budget_baseline"], 0.03)):
+        design["evaluations"] = [dict(design), {**evaluation(time_s=time_s), "workload": other}]
+    document["workload"] = [WORKLOAD, other]
+    text = text_of(mining_report(document))
+    assert text.startswith("Mining: bert-large, resnet50\n")
+    assert row(text, "resnet50").split()[:2] == ["10", "ms"]
+    assert row(text, "resnet50").endswith("3.00x")
+
+
+def test_fusion_is_shown_before_and_after() -> None:
+    fusion = {
+        "operators_before": 4213,
+        "operators_after": 1803,
+        "distinct_before": 200,
+        "distinct_after": 120,
+        "hbm_bytes_before": 40 * 2**30,
+        "hbm_bytes_after": 25 * 2**30,
+        "tensors_eliminated": 2000,
+        "patterns": [{"pattern": "multi_tensor_update", "groups": 12, "operators": 390}],
+    }
+    document = {"workload": WORKLOAD, "coverage": COVERAGE, "graph_file": None, "fusion": fusion}
+    text = text_of(capture_report(document))
+    (operators,) = [line for line in text.splitlines() if line.startswith("operators  ") and "1 803" in line]
+    assert operators.split() == ["operators", "4", "213", "1", "803"]
+    assert row(text, "HBM traffic").split() == ["40", "GiB", "25", "GiB"]
+    assert row(text, "multi tensor update").split() == ["12", "390"]
+
+
+def test_a_search_that_ran_out_of_time_says_so() -> None:
+    document = mining()
+    document["search"]["out_of_time"] = True
+    assert "The time was used up" in " ".join(text_of(mining_report(document)).split())

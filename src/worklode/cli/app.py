@@ -144,6 +144,9 @@ def mine(
     tdp: Annotated[
         str | None, typer.Option("--tdp", help="Thermal design power, such as 280W.", show_default=False)
     ] = None,
+    fit_memory: Annotated[
+        bool, typer.Option("--fit-memory", help="Only designs whose HBM holds the training step.")
+    ] = False,
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
     ] = "throughput",
@@ -187,6 +190,7 @@ def mine(
         budget=budget,
         area=area,
         tdp=tdp,
+        fit_memory=fit_memory,
         objective=objective,
         top_k=top_k,
         space=space,
@@ -196,3 +200,19 @@ def mine(
         out=out,
     )
     return run_mine(tuple(workloads), step, request)
+
+
+@app.command()
+def report(run: options.RunFolder, json: options.Json = False) -> Outcome:
+    """Print the result of a finished run again."""
+    from worklode.cli.finished import report_run
+
+    return report_run(run)
+
+
+@app.command()
+def compare(runs: options.RunFolders, json: options.Json = False) -> Outcome:
+    """Put the designs of finished runs side by side."""
+    from worklode.cli.finished import compare_runs
+
+    return compare_runs(tuple(runs))

@@ -1,18 +1,27 @@
-"""`capture`, `evaluate` and `mine`: from options to an outcome."""
+"""`capture`, `evaluate` and `mine`: from options to an outcome. Everything is checked before anything long begins."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklode.cli.outcome import Outcome
+from worklode.cli.faults import Faults
+from worklode.cli.options import ModeName
+from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
 from worklode.cli.progress import shown_progress
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from worklode.graph.training_graph import TrainingGraph
+    from worklode.hardware.space import DesignSpace
+    from worklode.search.evaluate import Evaluator
+    from worklode.search.mining import MiningResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +51,18 @@ class MineRequest:
     budget: str | None
     area: str | None
     tdp: str | None
+    fit_memory: bool
     objective: str
     top_k: int
     space: Path | None
     max_time: str | None
-    mode: str
+    mode: ModeName
     technology: Path | None
     out: Path | None
 
 
 def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bool) -> Outcome:
-    """Capture a workload; save it where asked."""
+    """Capture a workload; save it and show its fusion where asked."""
     from worklode.graph.file import save_graph
     from worklode.search.evaluation import coverage, workload_summary
 
@@ -65,8 +75,12 @@ def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bo
     if out is not None:
         save_graph(graph, out)
         document["graph_file"] = str(out)
+    if fused:
+        from worklode.graph.fusion import fuse
 
-    def report() -> Any:
+        document["fusion"] = asdict(fuse(graph).report)
+
+    def report() -> Iterable[RenderableType]:
         from worklode.report.table import capture_report
 
         return capture_report(document)
@@ -74,18 +88,190 @@ def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bo
     return Outcome(document=document, report=report)
 
 
+def run_evaluate(
+    workload: str, step: StepOptions, *, on: str, mode: ModeName, technology: Path | None, out: Path | None
+) -> Outcome:
+    """Put a workload on an accelerator; write a run directory where asked."""
+    from worklode import api
+    from worklode.hardware.presets import load_accelerator
+    from worklode.hardware.technology import load_technology
+    from worklode.study.run_directory import RunContent, check_destination, write_run
+
+    started = datetime.now(UTC).astimezone()
+    faults = Faults()
+    accelerator = faults.collect(lambda: load_accelerator(on, where="--on"))
+    constants = faults.collect(lambda: load_technology(technology))
+    if out is not None:
+        faults.collect(lambda: check_destination(out))
+    graph = faults.collect(lambda: _capture(workload, step))
+    faults.finish()
+    assert accelerator is not None and graph is not None
+
+    evaluator = api.evaluator(graph, mode=mode, technology=constants)
+    document = evaluator.evaluate(accelerator).to_dict()
+    messages: tuple[str, ...] = ()
+    if out is not None:
+        content = RunContent(
+            command="evaluate",
+            arguments=sys.argv[1:],
+            inputs=_names(workload, on, technology),
+            started=started,
+            finished=datetime.now(UTC).astimezone(),
+            config={
+                "workloads": [_workload_config(workload, graph)],
+                "on": asdict(accelerator),
+                "mode": mode,
+                "technology": technology,
+            },
+            result=document,
+            trace=_trace(evaluator, accelerator),
+        )
+        path = write_run(content, out=out, name=workload)
+        document["run_directory"] = str(path)
+        messages = (f"written: {path}",)
+
+    def report() -> Iterable[RenderableType]:
+        from worklode.report.table import evaluation_report
+
+        return evaluation_report(document)
+
+    return Outcome(document=document, report=report, messages=messages)
+
+
+def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest) -> Outcome:
+    """Mine a design for workloads, and write the run directory."""
+    from worklode import api
+    from worklode.hardware.presets import load_accelerator
+    from worklode.hardware.space import default_space, load_space
+    from worklode.hardware.technology import load_technology
+    from worklode.search.objective import Objective
+    from worklode.study.run_directory import check_destination
+    from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
+
+    started = datetime.now(UTC).astimezone()
+    faults = Faults()
+    budget, area, tdp, space_file, max_time, out = (
+        request.budget, request.area, request.tdp, request.space, request.max_time, request.out
+    )  # fmt: skip
+    baseline = None if budget is None else faults.collect(lambda: load_accelerator(budget, where="--budget"))
+    area_mm2 = None if area is None else faults.collect(lambda: parse_area_mm2(area, where="--area"))
+    tdp_w = None if tdp is None else faults.collect(lambda: parse_power_w(tdp, where="--tdp"))
+    max_time_s = None if max_time is None else faults.collect(lambda: parse_time_s(max_time, where="--max-time"))
+    objective = faults.collect(lambda: Objective.parse(request.objective))
+    constants = faults.collect(lambda: load_technology(request.technology))
+    if budget is None and area is None and tdp is None:
+        faults.add("mine", "no silicon budget", "--budget PRESET, or --area and/or --tdp")
+    if out is not None:
+        faults.collect(lambda: check_destination(out))
+    space = default_space(baseline)
+    if space_file is not None:
+        space = faults.collect(lambda: load_space(space_file, space)) or space
+    faults.collect(lambda: api.capture_options(**step.given()).check())
+    faults.finish()
+
+    graphs = [faults.collect(partial(_capture, name, step)) for name in workloads]
+    faults.finish()
+    captured = [graph for graph in graphs if graph is not None]
+    with shown_progress(quiet=step.quiet) as progress:
+        result = api.mine(
+            captured,
+            budget=baseline,
+            area_mm2=area_mm2,
+            tdp_w=tdp_w,
+            fit_memory=request.fit_memory,
+            objective=objective or request.objective,
+            space=space,
+            technology=constants,
+            mode=request.mode,
+            top_k=request.top_k,
+            max_time_s=max_time_s,
+            progress=progress,
+        )
+    document = result.to_dict()
+    path = _write_mining(workloads, captured, request, result, document, space=space, started=started)
+    document["run_directory"] = str(path)
+
+    def report() -> Iterable[RenderableType]:
+        from worklode.report.table import mining_report
+
+        return mining_report(document)
+
+    exit_code = EXIT_OK
+    if result.best is None:
+        exit_code = EXIT_INFEASIBLE
+    elif document["search"]["out_of_time"]:
+        exit_code = EXIT_OUT_OF_TIME
+    return Outcome(document=document, report=report, messages=(f"written: {path}",), exit_code=exit_code)
+
+
+def _write_mining(
+    workloads: Sequence[str],
+    graphs: Sequence[TrainingGraph],
+    request: MineRequest,
+    result: MiningResult,
+    document: dict[str, Any],
+    *,
+    space: DesignSpace,
+    started: datetime,
+) -> Path:
+    from worklode import api
+    from worklode.study.run_directory import RunContent, write_run
+
+    trace = None
+    if result.best is not None:
+        evaluator = api.evaluator(graphs[0], mode=request.mode, technology=request.technology)
+        trace = _trace(evaluator, result.best.accelerator)
+    content = RunContent(
+        command="mine",
+        arguments=sys.argv[1:],
+        inputs=_names(*workloads, request.budget, request.space, request.technology),
+        started=started,
+        finished=datetime.now(UTC).astimezone(),
+        config={
+            "workloads": [_workload_config(name, graph) for name, graph in zip(workloads, graphs, strict=True)],
+            "budget": request.budget,
+            "limits": document["constraints"],
+            "objective": document["objective"],
+            "mode": request.mode,
+            "top_k": request.top_k,
+            "max_time": request.max_time,
+            "technology": request.technology,
+            "space": asdict(space),
+        },
+        result=document,
+        designs=result.designs,
+        trace=trace,
+    )
+    return write_run(content, out=request.out, name="-".join(workloads))
+
+
 def _capture(workload: str, step: StepOptions) -> TrainingGraph:
     from worklode import api
 
     with shown_progress(quiet=step.quiet) as progress:
         return api.capture(
-            workload, **step.given(), use_cache=step.use_cache, note=_notes(step.quiet), progress=progress
+            workload, use_cache=step.use_cache, note=_notes(quiet=step.quiet), progress=progress, **step.given()
         )
 
 
-def _notes(quiet: bool) -> Callable[[str], None]:
+def _notes(*, quiet: bool) -> Callable[[str], None]:
     def note(text: str) -> None:
         if not quiet:
             sys.stderr.write(f"note: {text}\n")
 
     return note
+
+
+def _names(*inputs: str | Path | None) -> tuple[str, ...]:
+    return tuple(str(name) for name in inputs if name is not None)
+
+
+def _workload_config(name: str, graph: TrainingGraph) -> dict[str, Any]:
+    return {"workload": name, "options": dict(graph.info.options)}
+
+
+def _trace(evaluator: Evaluator, accelerator: Any) -> str:
+    from worklode.report.trace import trace_text, traced_operators
+
+    operators = traced_operators(evaluator.step(accelerator), evaluator.fused)
+    return trace_text(operators, title=evaluator.summary.name)

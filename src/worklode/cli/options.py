@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,13 @@ Workloads = Annotated[
         help="One or more workloads: name from `worklode models`, file.py:function, config.json, or saved graph.",
         show_default=False,
     ),
+]
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run directory of `mine` or `evaluate --out`.", show_default=False)
+]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run directories, two or more.", show_default=False)
 ]
 
 _STEP = "Training step"
@@ -51,7 +58,10 @@ NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Capture again even where a cached graph fits.", rich_help_panel=_STEP)
 ]
 
-Mode = Annotated[str, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")]
+ModeName = Literal["split", "one-core"]
+Mode = Annotated[
+    ModeName, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")
+]
 Technology = Annotated[
     Path | None,
     typer.Option("--technology", help="YAML file laid over the built-in technology constants.", show_default=False),

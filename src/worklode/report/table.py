@@ -58,6 +58,7 @@ def mining_report(document: Document) -> Iterator[RenderableType]:
         yield from _infeasible(document)
         return
     yield _comparison(best, document.get("budget_baseline"))
+    yield from _per_workload(best, document.get("budget_baseline"))
     yield from _verdict(document)
     yield from _split_tables(best)
     yield from _top_k(document.get("top_k", ()))
@@ -88,7 +89,44 @@ def capture_report(document: Document) -> Iterator[RenderableType]:
     if document.get("graph_file"):
         _add(table, "graph file", str(document["graph_file"]))
     yield table
-    yield from _notes(document)
+    yield from _fusion(document.get("fusion"))
+    yield from _notes(workload)
+
+
+def _fusion(fusion: Document | None) -> Iterator[RenderableType]:
+    """A graph before and after fusion, and what was fused."""
+    if fusion is None:
+        return
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    for label, name, write in (
+        ("operators", "operators", count),
+        ("distinct work", "distinct", count),
+        ("HBM traffic", "hbm_bytes", size),
+    ):
+        _add(table, label, write(fusion[f"{name}_before"]), write(fusion[f"{name}_after"]))
+    yield ""
+    yield table
+    rows = [
+        {"fused": str(p["pattern"]).replace("_", " "), "groups": p["groups"], "operators": p["operators"]}
+        for p in fusion["patterns"]
+        if p["groups"]
+    ]
+    if rows:
+        yield ""
+        yield listing(rows, right=("groups", "operators"))
+
+
+def comparison_report(names: Sequence[str], designs: Sequence[Document]) -> Iterator[RenderableType]:
+    """What `compare` prints: the design of every run in a column of its own, in the order given."""
+    from rich.text import Text
+
+    workloads = {design["workload"]["name"] for design in designs}
+    if len(workloads) > 1:
+        yield Text(f"warning: the runs are of different workloads: {', '.join(sorted(workloads))}\n", style="yellow")
+    yield _figures(("", *names), lambda row: tuple(row.text(design) for design in designs))
 
 
 def facts(*pairs: tuple[str, str]) -> Table:
@@ -358,24 +396,51 @@ def _search(document: Document) -> Iterator[RenderableType]:
     search = document.get("search")
     if not search:
         return
-    yield Text(
-        f"\nSearched {count(search['space_size'])} designs: {count(search['evaluated'])} evaluated, "
-        f"{count(search['pruned'])} ruled out by bounds, in {seconds(search['wall_time_s'])}."
-    )
+    done = [f"{count(search['evaluated'])} scheduled"]
+    if search.get("estimated"):
+        done.insert(0, f"{count(search['estimated'])} estimated")
+    if search.get("pruned"):
+        done.append(f"{count(search['pruned'])} ruled out by bounds")
+    stopped = " The time was used up: a longer search may find better." if search.get("out_of_time") else ""
+    took = seconds(search["wall_time_s"])
+    yield Text(f"\nSearched {count(search['space_size'])} designs: {', '.join(done)}, in {took}.{stopped}")
+
+
+# How the limits of a budget are called and written.
+_LIMITS = {"area_mm2": ("area", area), "tdp_w": ("TDP", power), "hbm_bytes": ("HBM", size)}
 
 
 def _infeasible(document: Document) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    yield Text("No design of the space fits the budget.", style="bold red")
-    reasons = document.get("infeasible") or ()
-    for reason in [reasons] if isinstance(reasons, Mapping) else reasons:
-        demand, limit = reason.get("demand"), reason.get("limit")
-        yield Text(
-            f"  {reason.get('constraint', 'constraint')}: needs {demand}, limit {limit}. {reason.get('remedy', '')}"
-        )
+    yield Text("No design of the space keeps the limits. Any of these changes lets one:", style="bold red")
+    for reason in document.get("infeasible", ()):
+        name, write = _LIMITS[reason["constraint"]]
+        needed = f"{name}: at least {write(reason['demand'])} needed, the limit is {write(reason['limit'])}"
+        yield Text(f"  {needed}: {reason['remedy']}")
     yield from _search(document)
     yield from _notes(document)
+
+
+def _per_workload(best: Document, baseline: Document | None) -> Iterator[RenderableType]:
+    """One line for each workload where there are several."""
+    evaluations = best.get("evaluations") or ()
+    if not evaluations:
+        return
+    theirs = (baseline or {}).get("evaluations") or [None] * len(evaluations)
+    rows = []
+    for ours, other in zip(evaluations, theirs, strict=True):
+        row = {
+            "workload": ours["workload"]["name"],
+            "time": seconds(ours["iteration_time_s"]),
+            "samples/s": plain("")(ours["samples_per_s"]),
+            "bound by": _bound_by(ours),
+        }
+        if other is not None:
+            row["gain"] = ratio(other["iteration_time_s"] / ours["iteration_time_s"])
+        rows.append(row)
+    yield ""
+    yield listing(rows, right=("time", "samples/s", "gain"))
 
 
 def _notes(document: Document) -> Iterator[RenderableType]:
