@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 from worklode.errors import InternalError
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.area import area_mm2, area_parts, lane_area_mm2, link_area_mm2, mac_area_mm2, sram_area_mm2
@@ -77,7 +76,8 @@ def test_area_and_power_rise_with_every_part(accelerator: Accelerator, field: st
     if before is None:
         return  # the rule's buffer: nothing to raise
     after = before + step if isinstance(before, int) else before * (1 + step / 10) + (field == "spare_fraction") * 0.1
-    larger = replace(accelerator, **{field: after})
+    change: dict[str, Any] = {field: after}
+    larger = replace(accelerator, **change)
     small, large = area_mm2(accelerator, TECHNOLOGY).total, area_mm2(larger, TECHNOLOGY).total
     low, high = tdp_w(accelerator, TECHNOLOGY).total, tdp_w(larger, TECHNOLOGY).total
     assert large >= small * (1 - 1e-12)

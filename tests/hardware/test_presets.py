@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-
 from worklode.errors import SpecError
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.area import area_mm2
@@ -186,7 +185,9 @@ def test_all_faults_at_once_with_place_value_and_near_names(tmp_path: Path) -> N
         tmp_path,
         "accelerator:\n  num_tensor_cores: 0\n  tensor_core_rowz: 128\n  tensor_core_cols: 12.5\n"
         "  num_vector_cores: two\n  vector_lanes: true\n  sram: 32\n  sram_bytes: 5\n  hbm_stacks: 1\n"
-        "  hbm_stack: 8GiX\n  hbm_stack_bandwidth: -3GB/s\n  clock: .inf\n  node_nm: 2\n  mac_dtype: bf16\n  family: tpu\n  num_links: 4\n  spare_fraction: -1\n"
+        "  hbm_stack: 8GiX\n  hbm_stack_bandwidth: -3GB/s\n"
+        "  clock: .inf\n  node_nm: 2\n  mac_dtype: bf16\n"
+        "  family: tpu\n  num_links: 4\n  spare_fraction: -1\n"
         "  provisioned_activity: 0\nbase2: x\n",
     )
     with pytest.raises(SpecError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from worklode.hardware.area import area_mm2, area_parts
 from worklode.hardware.design_arrays import SEARCHED_FIELDS
 from worklode.hardware.power import tdp_parts, tdp_w
 from worklode.hardware.presets import load_preset, preset_names
-from worklode.hardware.space import DesignSpace, default_space, space_from_mapping
+from worklode.hardware.space import DesignSpace, default_space, load_space, space_from_mapping
 from worklode.hardware.technology import load_technology
 
 TECHNOLOGY = load_technology()
@@ -100,6 +101,17 @@ def test_space_from_mapping_keeps_the_rest_of_its_base() -> None:
     base = default_space(load_preset("tpuv3"))
     space = space_from_mapping({"sram": "48MiB", "clock": "1.1GHz", "tensor_core_rows": [128, 32]}, base)
     assert space == replace(base, sram_bytes=(48 * 2**20,), clock_hz=1.1e9, tensor_core_rows=(32, 128))
+
+
+def test_space_files(tmp_path: Path) -> None:
+    base, path = default_space(), tmp_path / "space.yaml"
+    path.write_text("space: {sram: [8MiB, 16MiB]}\n")
+    nested = load_space(path, base)
+    path.write_text("sram: [8MiB, 16MiB]\n")
+    assert load_space(str(path), base) == nested == replace(base, sram_bytes=(8 * 2**20, 16 * 2**20))
+    path.write_text("- 5\n")
+    with pytest.raises(SpecError, match="must be a mapping"):
+        load_space(path, base)
 
 
 def test_every_fault_of_a_space_is_reported() -> None:

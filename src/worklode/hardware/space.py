@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.design_arrays import SEARCHED_FIELDS, DesignArrays
 from worklode.hardware.presets import SHORT_KEYS, TOTAL_KEYS, field_value, load_preset
-from worklode.hardware.spec_file import SpecReader, join
+from worklode.hardware.spec_file import SpecReader, join, read_yaml
 
 KIB, MIB = 2**10, 2**20
 
@@ -207,6 +208,18 @@ def space_from_mapping(mapping: object, base: DesignSpace, *, where: str = "spac
             changes[field] = field_value(reader, field, entry, place)
     reader.finish()
     return replace(base, **changes)
+
+
+def load_space(path: Path | str, base: DesignSpace) -> DesignSpace:
+    """A space from a YAML file, its mapping at the top or under `space:`; see `space_from_mapping`.
+
+    Raises:
+        SpecError: the file cannot be read, or every fault in it at once.
+    """
+    document = read_yaml(Path(path))
+    if isinstance(document, dict) and set(document) == {"space"}:
+        return space_from_mapping(document["space"], base, where=str(path))
+    return space_from_mapping(document, base, where=str(path), path="")
 
 
 def _legal_set(reader: SpecReader, field: str, entry: object, path: str) -> tuple[int, ...]:
