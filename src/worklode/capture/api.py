@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from worklode.capture.environment import garbage_collector_paused, require_torch
+from worklode.capture.environment import garbage_collector_paused, importing_torch, require_torch
 from worklode.capture.options import CaptureOptions
 from worklode.capture.workload import Workload, find_workload, saved_graph_path
 from worklode.graph.training_graph import TrainingGraph
@@ -41,7 +41,8 @@ def capture(
             return load_graph(saved)
     require_torch()
     with garbage_collector_paused():
-        from worklode.capture.session import run_capture
+        with importing_torch():
+            from worklode.capture.session import run_capture
 
         found = find_workload(workload, options) if isinstance(workload, str) else workload
         return run_capture(found, options, progress or _silent)
@@ -76,10 +77,11 @@ def capture_module(
     options.check()
     require_torch()
     with garbage_collector_paused():
-        from torch.nn import Module
+        with importing_torch():
+            from torch.nn import Module
 
-        from worklode.capture.building import copy_without_weights
-        from worklode.capture.session import run_capture
+            from worklode.capture.building import copy_without_weights
+            from worklode.capture.session import run_capture
 
         def make() -> object:
             made = copy_without_weights(module) if isinstance(module, Module) else module()

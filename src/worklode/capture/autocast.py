@@ -1,7 +1,7 @@
 """Autocast rules of the fake accelerator: the same operators in low precision and in float32 as on CUDA.
 
-Lists: torch 2.13 documentation, "Automatic Mixed Precision package", section "CUDA Op-Specific Behavior" (read 2025).
-Names here are ATen's; Python-only functions of that list (`normalize`, `LSTMCell`, ...) call these.
+Source: torch 2.13, `ATen/autocast_mode.h`, the operator lists shared by all devices. Kernels cast their arguments and
+call on; where torch would ask a reduction for a float32 result instead, the cast is an operator of its own here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,38 @@ from torch.utils._pytree import tree_map
 
 _KEY = "AutocastPrivateUse1"
 
-LOW_PRECISION = ["addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "chain_matmul", "linalg_multi_dot", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input", "linear", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "matmul", "mm", "mv", "einsum", "prelu", "scaled_dot_product_attention"]
+LOW_PRECISION = """
+    convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input conv_transpose3d.input prelu
+    addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot
+    _thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+    scaled_dot_product_attention
+"""
+"""AT_FORALL_LOWER_PRECISION_FP."""
 
-FULL_PRECISION = ["acos", "asin", "cosh", "sinh", "tan", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "reciprocal", "rsqrt", "softplus", "cumprod", "cumsum", "prod", "prod.dim_int", "sum", "sum.dim_IntList", "norm.Scalar", "norm.ScalarOpt_dim", "linalg_vector_norm", "dist", "cdist", "pdist", "renorm", "cosine_similarity", "layer_norm", "group_norm", "softmax.int", "log_softmax.int", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy_loss", "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss", "multi_margin_loss", "multilabel_margin_loss", "nll_loss", "nll_loss_nd", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss", "triplet_margin_loss"]
+FULL_PRECISION = """
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor
+    pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm
+    nuclear_norm.dim cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss
+    kl_div l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss
+    triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp
+    upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d
+    _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d
+    upsample_bicubic2d _upsample_bicubic2d_aa
+    prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
+    linalg_matrix_norm.str_ord sum sum.dim_IntList norm.Scalar norm.ScalarOpt_dim
+"""
+"""AT_FORALL_FP32, AT_FORALL_FP32_SET_OPT_DTYPE and AT_FORALL_DIFFERENT_REDISPATCH_SIGNATURE."""
 
-WIDEST = ["addcdiv", "addcmul", "atan2", "bilinear", "dot", "vdot", "grid_sampler", "index_put", "scatter_add", "tensordot", "cat", "stack", "linalg_cross"]
+WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add"
+"""AT_FORALL_PROMOTE."""
 
 
-def register_autocast(library: torch.library.Library) -> tuple[torch.library.Library, ...]:
+def register_autocast(library: Any) -> tuple[Any, ...]:
     """Register the rules; everything else falls through. Keep what is returned alive."""
-    fallthrough = torch.library.Library("_", "IMPL")
+    fallthrough: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallthrough.fallback(torch.library.fallthrough_kernel, _KEY)
     for names, target in ((LOW_PRECISION, _low_precision), (FULL_PRECISION, _full_precision), (WIDEST, _widest)):
-        for name in names:
+        for name in names.split():
             packet, _, overload = name.partition(".")
             operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
             if operator is not None:
@@ -49,7 +68,7 @@ def _widest(tensors: list[torch.Tensor]) -> torch.dtype:
 
 def _kernel(operator: Any, target: Callable[[list[torch.Tensor]], torch.dtype]) -> Callable[..., Any]:
     """A kernel that casts the eligible arguments and calls on below autocast."""
-    excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _KEY))
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors: list[torch.Tensor] = []

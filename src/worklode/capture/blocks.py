@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from worklode.graph.operator import Operator, Tensor
+from worklode.graph.operator import Operator, Tensor, TensorRole
 from worklode.graph.training_graph import Block
 
 _INDEX = re.compile(r"(^|_)(idx|index|id|number|layer_idx)$")
@@ -118,7 +118,9 @@ def _trace(
 
     def source(tensor: Tensor) -> object:
         own = place.get(tensor.producer)
-        return own if own is not None else tensor.role
+        if own is not None:
+            return own
+        return TensorRole.ACTIVATION if tensor.role is TensorRole.INPUT else tensor.role
 
     trace = []
     for index in members:

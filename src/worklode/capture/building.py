@@ -108,7 +108,7 @@ def _parameters_on_meta() -> Iterator[None]:
             replaced[id(parameter)] = known
         module._parameters[name] = known[1]
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

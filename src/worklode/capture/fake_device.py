@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch._dynamo.config  # fake tensors import it at their first use; here it is left out of collections
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -18,7 +19,7 @@ from worklode.capture.autocast import register_autocast
 ACCELERATOR = "accel"
 _UNNAMED_BACKEND = "privateuseone"
 
-_libraries: list[torch.library.Library] = []
+_libraries: list[Any] = []
 """Registrations live as long as these objects do."""
 
 
@@ -31,7 +32,7 @@ class _Backend(_DummyBackendModule):  # type: ignore[no-any-unimported, misc, un
         return [torch.bfloat16, torch.float16]
 
 
-class AcceleratorFakeMode(FakeTensorMode):
+class AcceleratorFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Fake tensors on the accelerator.
 
     `deepcopy` of a fake parameter would copy its mode and corrupt the process, so the mode copies to itself.
@@ -62,7 +63,7 @@ def accelerator() -> torch.device:
 
 
 def _register_operators() -> None:
-    library = torch.library.Library("aten", "IMPL")
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     library.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
     library.impl("_thnn_fused_gru_cell", _gru_cell, "Meta")
@@ -70,7 +71,7 @@ def _register_operators() -> None:
     _libraries.extend(register_autocast(library))
 
 
-def _attention(
+def _attention(  # noqa: PLR0917 (the signature of the operator it stands for)
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

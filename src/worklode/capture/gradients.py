@@ -1,8 +1,8 @@
 """Which matrix products of backward make the gradient of a weight: found in the data flow, not in names.
 
 A product makes a weight gradient when nothing it leads to in backward is another product (its result ends in parameter
-gradients, through sums, casts, accumulation, or the backward of a weight normalisation) and it reads no parameter itself
-(an input gradient that only feeds a bias gradient does). Weight gradients are off the critical path of backward.
+gradients, through sums, casts, accumulation, or the backward of a weight normalisation) and it reads no parameter
+itself (an input gradient that only feeds a bias gradient does). Weight gradients are off backward's critical path.
 """
 
 from __future__ import annotations

@@ -106,10 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _model_class(path: Path, values: dict[str, Any]) -> tuple[Any, Any]:
     """Configuration object and model class of a configuration file."""
     import transformers
-    from transformers.models.auto import modeling_auto
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto, modeling_auto
 
-    known = tuple(CONFIG_MAPPING_NAMES)
+    known = tuple(getattr(configuration_auto, "CONFIG_MAPPING_NAMES"))  # noqa: B009 (not exported to type checkers)
     model_type = values.get("model_type")
     if model_type not in known:
         problem = "the configuration has no model_type" if model_type is None else "unknown model_type"
@@ -120,7 +119,7 @@ def _model_class(path: Path, values: dict[str, Any]) -> tuple[Any, Any]:
         )
     rest = {key: value for key, value in values.items() if key != "model_type"}
     try:
-        configuration = transformers.AutoConfig.for_model(model_type, **rest)
+        configuration = transformers.AutoConfig.for_model(str(model_type), **rest)
     except Exception as error:
         raise CaptureError(
             Fault(

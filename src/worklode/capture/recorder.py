@@ -83,12 +83,12 @@ class _Known:
         self.remake = remake
 
 
-class StepRecorder(TorchDispatchMode):
+class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records operators while `phase` is set; answers data-dependent questions by `policy` at all times."""
 
     def __init__(self, module_names: dict[int, str], fakes: Fakes, mode: FakeTensorMode, device: torch.device) -> None:
         """Take the names of modules by `id`, the converter for real tensors met on the way, and where fakes live."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.phase: Phase | None = None
         self.owner_of: dict[int, str] = {}
@@ -233,9 +233,7 @@ class StepRecorder(TorchDispatchMode):
             if known is None:
                 known = self._known[key] = self._learn(func, operator, args, kwargs, result)
         if self.phase is not None:
-            phase, module = self._place()
-            if known.number >= 0:
-                self._add(operator, known, tensors, result, phase, module)
+            self._add(operator, known, tensors, result)
         return result
 
     def _run_multi_tensor(
@@ -260,15 +258,14 @@ class StepRecorder(TorchDispatchMode):
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = self._learn(func, operator, args, kwargs, result)
-            phase, module = self._place()
-            if known.number >= 0:
-                self._add(operator, known, tensors, result, phase, module)
+            self._add(operator, known, tensors, result)
         return result
 
-    def _add(
-        self, operator: _Operator, known: _Known, tensors: list[torch.Tensor], result: Any, phase: Phase, module: str
-    ) -> None:
-        """Append a record."""
+    def _add(self, operator: _Operator, known: _Known, tensors: list[torch.Tensor], result: Any) -> None:
+        """Append a record, unless the call is nothing to write down (it still tells which module is running)."""
+        phase, module = self._place()
+        if known.number < 0:
+            return
         inputs = tuple([self.storage(tensor) for tensor in tensors])
         outputs = [self.storage(tensor) for tensor in _tensors_of(result)]
         outputs.extend([inputs[index] for index in known.written])

@@ -147,7 +147,7 @@ class _Step:
         recorder.phase = Phase.FORWARD
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.options.dtype == "amp"):
             output = self.ingredients.module(*args, **kwargs)
-            loss = self._guarded("the loss", lambda: self._loss(output))
+            loss: torch.Tensor = self._guarded("the loss", lambda: self._loss(output))
         if self.options.accumulation_steps > 1:
             loss = loss / self.options.accumulation_steps
         recorder.phase = None
