@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,8 @@ NAMES = (
     *("opt-1.3b", "gpt2-xl", "gpt3-175b", "resnet50", "vit-l16", "t5-base", "llama2-7b", "llama3-8b", "llama3-70b"),
     *("mixtral-8x7b", "dlrm", "sd-unet"),
 )
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "zoo.md"
 
 
 def test_names_are_those_of_the_command_line_in_its_order() -> None:
@@ -61,6 +64,19 @@ def test_defaults_of_the_function_are_those_of_the_entry(name: str) -> None:
     entry = zoo.entry(name)
     found = {key: parameter.default for key, parameter in inspect.signature(zoo.function(name)).parameters.items()}
     assert found == {"batch": entry.batch} | ({"seq_len": entry.seq_len} if entry.seq_len else {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_has_the_facts_of_the_entry(name: str) -> None:
+    """One row of docs/zoo.md's first table per model."""
+    entry = zoo.entry(name)
+    macs = f"{entry.forward_macs / 1e9:.3f} G" if entry.forward_macs is not None else ""
+    cells = (name, entry.task, f"{entry.parameters:,}", macs, entry.batch, entry.seq_len or "", entry.optimizer)
+    row = "| " + " | ".join(str(cell) for cell in (*cells, entry.paper)) + " |"
+    sources = f"| {name} | {entry.parameters_source} | {entry.batch_source} |"
+    lines = DOCUMENTATION.read_text().splitlines()
+    assert row in lines
+    assert sources in lines
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,7 +45,8 @@ class GptConfig:
 GPT2_XL = GptConfig(width=1600, layers=48, heads=25, context=1024, vocabulary=50_257)
 
 # The paper alternates dense and locally banded attention; here every layer is dense, as in the Megatron-LM runs that
-# published times for this size. Its text gives no dropout: GPT-2's is kept, which those runs used as well.
+# published times for this size. Its text gives no dropout: GPT-2's is kept, whose masks the published account of those
+# runs' memory counts (arXiv 2205.05198, section 4.1).
 GPT3_175B = GptConfig(width=12_288, layers=96, heads=96, context=2048, vocabulary=50_257)
 
 # Section 2.2: dropout 0.1 throughout, none on embeddings; the released configuration has none on attention weights.

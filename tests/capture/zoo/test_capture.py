@@ -1,0 +1,122 @@
+"""Every workload of the zoo, and the example file, through the capture itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is an extra of the package")
+
+from worklode.capture import zoo  # noqa: E402
+from worklode.capture.api import capture  # noqa: E402
+from worklode.capture.options import CaptureOptions  # noqa: E402
+from worklode.graph.operator import Phase, TensorRole  # noqa: E402
+from worklode.graph.training_graph import TrainingGraph  # noqa: E402
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "workloads.py"
+
+
+@cache
+def captured(name: str) -> tuple[TrainingGraph, float]:
+    """The graph of a default workload and the processor time [s] its capture took."""
+    started = time.process_time()
+    graph = capture(name)
+    return graph, time.process_time() - started
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_step_is_captured_whole(name: str) -> None:
+    """Every parameter has a gradient, no operator is costed by the fallback, nothing had to be decided."""
+    graph, _ = captured(name)
+    entry = zoo.entry(name)
+    assert graph.info.parameters == graph.info.trainable_parameters == entry.parameters
+    assert graph.info.samples == entry.batch
+    assert graph.fallback_operators() == {}
+    assert graph.info.notes == ()
+    of_role = {role: {tensor.name for tensor in graph.tensors if tensor.role is role} for role in TensorRole}
+    assert of_role[TensorRole.PARAMETER] == of_role[TensorRole.GRADIENT]
+    assert any(operator.phase is Phase.OPTIMIZER for operator in graph.operators)
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.entry(name).forward_macs is not None])
+def test_captured_forward_products_are_the_published_ones(name: str) -> None:
+    entry = zoo.entry(name)
+    graph, _ = captured(name)
+    macs = graph.matrix_flops(Phase.FORWARD) / 2 / entry.batch
+    if name == "inception-v3":
+        macs -= 768 * 128 * 25 + 128 * 768 * 25 + 768 * 1000  # the auxiliary head, which inference leaves out
+    assert entry.forward_macs is not None
+    assert macs == pytest.approx(entry.forward_macs, rel=0.0005 / 0.217)  # published to three decimals of 10^9
+
+
+@pytest.mark.parametrize(("name", "layers"), [("gpt3-175b", 96), ("bert-large", 24), ("llama3-70b", 80)])
+def test_layers_are_found_as_repeated_blocks(name: str, layers: int) -> None:
+    graph, _ = captured(name)
+    assert [(block.path, block.count) for block in graph.blocks] == [("layers", layers)]
+
+
+def test_gpt3_is_captured_within_five_seconds() -> None:
+    _, processor_s = captured("gpt3-175b")
+    assert processor_s < 5.0
+
+
+def test_a_gpt3_layer_keeps_what_korthikanti_et_al_count() -> None:
+    """34·s·b·h bytes (arXiv 2205.05198, equation 1, attention recomputed in its kernel) and its softmax statistics."""
+    graph, _ = captured("gpt3-175b")
+    modules = [
+        graph.operators[tensor.producer].module + "." if tensor.producer >= 0 else "" for tensor in graph.tensors
+    ]
+    kept = {
+        tensor.storage: tensor.bytes
+        for tensor, module in zip(graph.tensors, modules, strict=True)
+        if tensor.saved and tensor.role is TensorRole.ACTIVATION and module.startswith("layers.50.")
+    }
+    tokens, width, heads = 2048, 12_288, 96
+    statistics = 4 * heads * tokens + 2 * 2 * 4 * tokens  # log-sum-exp; mean and deviation of two norms; fp32
+    random_state = 2 * 8  # seed and offset of attention's dropout
+    assert sum(kept.values()) == 34 * tokens * width + statistics + random_state
+
+
+def example(name: str) -> Any:
+    """The example's function, imported as a user's file would be."""
+    spec = importlib.util.spec_from_file_location("example_workloads", EXAMPLES)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def test_the_examples_do_not_import_worklode() -> None:
+    assert "import worklode" not in EXAMPLES.read_text()
+    assert "from worklode" not in EXAMPLES.read_text()
+
+
+@pytest.mark.parametrize("name", ["mixer", "byte_transformer"])
+def test_the_examples_train_for_real(name: str) -> None:
+    shape = {"batch": 2} | ({"seq_len": 16} if name == "byte_transformer" else {})
+    module, inputs, loss, *optimizer = example(name)(**shape)
+    step = optimizer[0](list(module.parameters())) if optimizer else torch.optim.AdamW(module.parameters(), lr=1e-4)
+    values = []
+    for _ in range(3):
+        step.zero_grad()
+        value = loss(module(**inputs) if isinstance(inputs, dict) else module(inputs))
+        value.backward()
+        step.step()
+        values.append(float(value.detach()))
+    assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("mixer", 8), ("byte_transformer", 6)])
+def test_the_examples_are_captured(name: str, layers: int) -> None:
+    graph = capture(f"{EXAMPLES}:{name}", CaptureOptions(batch=4))
+    assert graph.info.samples == 4
+    assert [(block.path, block.count) for block in graph.blocks] == [("layers", layers)]
+    assert graph.fallback_operators() == {}
+    updated = [operator for operator in graph.operators if operator.phase is Phase.OPTIMIZER]
+    assert len(updated) >= len([tensor for tensor in graph.tensors if tensor.role is TensorRole.PARAMETER])
