@@ -1,71 +1,51 @@
-"""Trace files: every operator once per resource it holds, no overlap on a track, counters that end at nothing."""
+"""Trace files: the schedule's events, each with what is known of its operator."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from worklode.report.trace import TracedOperator, lanes, trace_text
+from worklode.report.trace import trace_text
+from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.synthetic import problem_from_lists
+from worklode.warmup import tiny_graph
 
-INTERVALS = st.lists(
-    st.tuples(st.integers(0, 50), st.integers(1, 20)).map(lambda pair: (float(pair[0]), float(sum(pair)))), max_size=40
-)
-
-
-@given(INTERVALS)
-def test_lanes_never_overlap_and_are_as_few_as_can_be(intervals: list[tuple[float, float]]) -> None:
-    found = lanes(intervals)
-    for i, (start, end) in enumerate(intervals):
-        for j in range(i):
-            if found[i] == found[j]:
-                assert end <= intervals[j][0] or intervals[j][1] <= start
-    most = max((sum(a <= start < b for a, b in intervals) for start, _ in intervals), default=0)
-    assert len(set(found)) == most
+TENSOR, VECTOR = [(2, 0, 1e-3, 5e5)], [(0, 1, 5e-4, 1e6)]
 
 
-def operator(name: str, start_s: float, end_s: float, *, tensor: int = 0, vector: int = 0) -> TracedOperator:
-    return TracedOperator(
-        name=name,
-        phase="forward",
-        start_s=start_s,
-        end_s=end_s,
-        tensor_cores=tensor,
-        vector_cores=vector,
-        hbm_bytes=1e6,
-        facts={"module": "encoder.0"},
+@pytest.fixture(scope="module")
+def events() -> list[dict[str, Any]]:
+    problem = problem_from_lists(
+        [[], [0], [1], [2]],
+        [TENSOR, VECTOR, TENSOR, VECTOR],
+        num_tensor_cores=2,
+        num_vector_cores=1,
+        hbm_bytes_per_s=1e11,
     )
+    document = json.loads(trace_text(tiny_graph(), problem, schedule(problem, segments=True)))
+    assert document["otherData"] == {"workload": "warm-up"}
+    return list(document["traceEvents"])
 
 
-def test_trace_holds_each_operator_on_its_resource() -> None:
-    schedule = [
-        operator("mm", 0.0, 1e-3, tensor=2),
-        operator("gelu", 1e-3, 1.5e-3, vector=4),
-        operator("attention", 1e-3, 3e-3, tensor=1, vector=1),
-        operator("copy", 0.0, 2e-3),
-    ]
-    document = json.loads(trace_text(schedule, title="test"))
-    slices = [event for event in document["traceEvents"] if event["ph"] == "X"]
-    assert sorted((event["name"], event["pid"]) for event in slices) == [
-        ("attention", 1),
-        ("attention", 2),
-        ("copy", 3),
-        ("gelu", 2),
-        ("mm", 1),
-    ]
-    (mm,) = [event for event in slices if event["name"] == "mm"]
-    assert (mm["ts"], mm["dur"]) == (0.0, 1000.0)
-    assert mm["args"]["module"] == "encoder.0"
-    # The two vector operators overlap, so they lie on different tracks.
-    assert len({event["tid"] for event in slices if event["pid"] == 2}) == 2
-    counters = [event for event in document["traceEvents"] if event["ph"] == "C"]
-    last = {event["name"]: next(iter(event["args"].values())) for event in sorted(counters, key=lambda e: e["ts"])}
-    assert last == {"tensor cores": 0, "vector cores": 0, "HBM GB/s": 0.0}
-    at_1ms = {e["name"]: next(iter(e["args"].values())) for e in counters if abs(e["ts"] - 1000.0) < 1e-6}
-    assert at_1ms["tensor cores"] == 1
-    assert at_1ms["vector cores"] == 5
+def test_every_operator_is_drawn_on_the_cores_it_holds(events: list[dict[str, Any]]) -> None:
+    drawn = [(event["args"]["task"], event["pid"], event["tid"]) for event in events if event["ph"] == "X"]
+    assert sorted(drawn) == [(0, 1, 0), (0, 1, 1), (1, 2, 0), (2, 1, 0), (2, 1, 1), (3, 2, 0)]
 
 
-def test_operators_without_duration_do_not_break_the_file() -> None:
-    assert json.loads(trace_text([operator("view", 1.0, 1.0)], title="t"))["traceEvents"]
+def test_events_say_what_the_operator_is(events: list[dict[str, Any]]) -> None:
+    (gelu,) = [event for event in events if event["ph"] == "X" and event["args"]["task"] == 1]
+    assert gelu["name"] == "tiny.elementwise"
+    assert gelu["cat"] == "forward"
+    assert gelu["args"]["kind"] == "elementwise"
+    assert gelu["args"]["hbm_bytes"] == 1e6
+    # 1 ms of the product before it; alone it lasts 0.5 ms.
+    assert (gelu["ts"], gelu["dur"]) == pytest.approx((1000.0, 500.0))
+
+
+def test_hbm_traffic_is_counted(events: list[dict[str, Any]]) -> None:
+    used = [event["args"]["used"] for event in events if event["ph"] == "C"]
+    # 0.5 MB in 1 ms and 1 MB in 0.5 ms, and nothing at the end.
+    assert max(used) == pytest.approx(2.0)
+    assert used[-1] == 0.0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worklode.graph.training_graph import TrainingGraph
+    from worklode.hardware.accelerator import Accelerator
     from worklode.hardware.space import DesignSpace
     from worklode.search.evaluate import Evaluator
     from worklode.search.mining import MiningResult
@@ -270,8 +271,8 @@ def _workload_config(name: str, graph: TrainingGraph) -> dict[str, Any]:
     return {"workload": name, "options": dict(graph.info.options)}
 
 
-def _trace(evaluator: Evaluator, accelerator: Any) -> str:
-    from worklode.report.trace import trace_text, traced_operators
+def _trace(evaluator: Evaluator, accelerator: Accelerator) -> str:
+    from worklode.report.trace import trace_text
 
-    operators = traced_operators(evaluator.step(accelerator), evaluator.fused)
-    return trace_text(operators, title=evaluator.summary.name)
+    step = evaluator.step(accelerator, segments=True)
+    return trace_text(evaluator.fused, step.problem, step.schedule)
