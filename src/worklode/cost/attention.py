@@ -4,9 +4,6 @@ Letters: S_q queries and S_k keys of one group of heads, d and d_v head dimensio
 an element.
 """
 
-# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
-# ruff: noqa: D417, PLR0917
-
 from __future__ import annotations
 
 import numpy as np

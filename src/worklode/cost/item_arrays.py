@@ -245,7 +245,11 @@ def _reduction_reread(item: WorkItem) -> float:
     """Bytes moved once more where a group to be reduced does not fit on chip [bytes].
 
     A vector operator reads its input again; results of products are spilled and read back rather than computed again.
+    Where nothing is computed nothing is reduced.
     """
+    work = item.work
+    if not _real_products(item) and work.simple_ops + work.special_ops + work.vector_elements + work.serial_steps == 0:
+        return 0.0
     results = sum(p.c_elements * p.element_bytes for p in item.work.products)
     return 2.0 * results if item.work.products else float(item.read_bytes)
 

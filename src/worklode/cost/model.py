@@ -187,7 +187,7 @@ class CostModel:
         )
 
     def one_tensor_core_s(self, accelerator: Accelerator) -> Floats:
-        """[U] least time [s] of the products of each item on one tensor core of this shape: work, whatever the split."""
+        """[U] least time [s] of the products of each item on one tensor core of this shape, whatever the split."""
         arrays = self._arrays
         cycles = self._least_cycles(accelerator.tensor_core_rows, accelerator.tensor_core_cols)
         owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))

@@ -1,7 +1,7 @@
 """Allocation options of every item from the tables of its parts: which cores, how long, which traffic."""
 
-# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
-# ruff: noqa: D417, PLR0912, PLR0917
+# Kernels are one loop nest each.
+# ruff: noqa: PLR0912
 
 from __future__ import annotations
 

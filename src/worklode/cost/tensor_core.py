@@ -5,8 +5,8 @@ Every core brings its own ports: R operands in, C stationary operands in and C r
 below never ask for more, so on-chip traffic needs no bound of its own.
 """
 
-# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
-# ruff: noqa: D417, PLR0912, PLR0915, PLR0917
+# Kernels are one loop nest each.
+# ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations
 

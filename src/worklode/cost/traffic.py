@@ -4,9 +4,6 @@ Letters: i_m, i_n, i_k numbers of tiles along M, N, K; t_m, t_n, t_k their sizes
 on-chip memory for one set of tiles.
 """
 
-# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
-# ruff: noqa: D417, PLR0917
-
 from __future__ import annotations
 
 import numpy as np
@@ -35,22 +32,35 @@ def random_access_bytes(accesses: int, access_bytes: int) -> int:
     return accesses * (-access_bytes % HBM_ACCESS_BYTES)
 
 
+@compiled("float64(int64, float64, float64, float64, float64)")
+def patch_elements(pixels: int, channels: float, window: float, density: float, most: float) -> float:
+    """Distinct elements behind the patches of a square tile of output pixels [elements].
+
+    min(t·window, (sqrt(t·density) + halo)²)·channels, at most those of the whole operand, where the window reaches over
+    the edge of the tile by halo = max(0, sqrt(window) - sqrt(density)).
+
+    Args:
+        pixels: t.
+        channels: elements per pixel.
+        window: taps of the kernel.
+        density: input pixels per output pixel, the stride squared.
+        most: elements of the whole operand.
+    """
+    side = np.sqrt(pixels * density) + max(0.0, np.sqrt(window) - np.sqrt(density))
+    return float(min(min(pixels * window, side * side) * channels, most))
+
+
 @compiled("UniTuple(float64, 2)(int64, int64, int64, float64, boolean, float64)")
 def tile_elements(
     tile: int, length: int, width: int, elements: float, patches: bool, window: float
 ) -> tuple[float, float]:
     """Elements of a tile per unit of its other edge, and elements fetched by one pass over all tiles [elements].
 
-    Plain: (t, elements). A matrix of patches whose pixels are tiled: distinct elements f behind the patches of a tile,
-
-        f = min(t·window, (sqrt(t·density) + halo)²)·channels, at most `elements`
-        halo = max(0, sqrt(window) - sqrt(density))
-
-    as (f/width, max(elements, ceil(length/t)·f)): a square tile of pixels and the edge its window reaches over, fetched
-    again by the neighbour. density = elements/(length·channels) is input pixels per output pixel, the stride squared.
+    Plain: (t, elements). A matrix of patches whose pixels are tiled: (f(t)/width, at least `elements` and
+    floor(length/t)·f(t) + f(rest)) with f as in `patch_elements`: neighbouring tiles fetch their common edge both.
 
     Args:
-        tile: length of the tile along the pixels (or rows).
+        tile: length t of the tile along the pixels (or rows).
         length, width: of the whole matrix; width = channels·window where it is one of patches.
         elements: distinct elements of the whole matrix.
         patches: whether it is one of patches.
@@ -60,9 +70,9 @@ def tile_elements(
         return float(tile), elements
     channels = width / window
     density = elements / (length * channels)
-    side = np.sqrt(tile * density) + max(0.0, np.sqrt(window) - np.sqrt(density))
-    footprint = min(min(tile * window, side * side) * channels, elements)
-    return footprint / width, max(elements, -(-length // tile) * footprint)
+    whole_tile = patch_elements(tile, channels, window, density, elements)
+    rest = patch_elements(length % tile, channels, window, density, elements) if length % tile else 0.0
+    return whole_tile / width, max(elements, length // tile * whole_tile + rest)
 
 
 @compiled("int64(int64)")

@@ -1,8 +1,5 @@
 """Cycles of lane work on SIMD vector cores (docs/models/vector_core.md)."""
 
-# Kernels take plain arguments, not records; those of one kind share a line of the docstring.
-# ruff: noqa: D417, PLR0917
-
 from __future__ import annotations
 
 import numpy as np
