@@ -184,12 +184,15 @@ def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float |
 
 
 def _space(space: str | Path | DesignSpace | None, baseline: Accelerator | None) -> DesignSpace:
-    from worklode.hardware.space import DesignSpace, default_space, load_space
+    from worklode.hardware.space import DesignSpace, default_space, space_from_mapping
+    from worklode.hardware.spec_file import read_yaml
 
     if isinstance(space, DesignSpace):
         return space
     default = default_space(baseline)
-    return default if space is None else load_space(space, default)
+    if space is None:
+        return default
+    return space_from_mapping(read_yaml(Path(space), where="--space"), default, where=str(space), path="")
 
 
 def _graph(workload: str | TrainingGraph) -> TrainingGraph:

@@ -71,7 +71,7 @@ class _WorkloadEstimator:
             size_of,
             axes[TENSOR_CORES][points[:, TENSOR_CORES]].astype(np.float64),
             axes[VECTOR_CORES][points[:, VECTOR_CORES]].astype(np.float64),
-            axes[HBM][points[:, HBM]] * self.template.hbm_stack_bytes_per_s,
+            axes[HBM][points[:, HBM]].astype(np.float64) * self.template.hbm_stack_bytes_per_s,
             self.evaluator.mode == "split",
         )
 
@@ -80,18 +80,19 @@ class _WorkloadEstimator:
         index = self.sizes.index(points[:, SRAM])
         return np.asarray((self.sizes.rows @ self.evaluator.item_counts)[index])
 
-    def _design(self, **changes: int) -> Accelerator:
-        return replace(self.template, **changes)
-
     def _tensor_core_s(self, key: int) -> Floats:
         row, col = divmod(key, len(self.grid.axes[COLS]))
-        design = self._design(
-            tensor_core_rows=int(self.grid.axes[ROWS][row]), tensor_core_cols=int(self.grid.axes[COLS][col])
+        design = replace(
+            self.template,
+            tensor_core_rows=int(self.grid.axes[ROWS][row]),
+            tensor_core_cols=int(self.grid.axes[COLS][col]),
         )
         return self.evaluator.model.one_tensor_core_s(design)
 
     def _vector_core_s(self, key: int) -> Floats:
-        return self.evaluator.model.one_vector_core_s(self._design(vector_lanes=int(self.grid.axes[LANES][key])))
+        return self.evaluator.model.one_vector_core_s(
+            replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
+        )
 
     def _hbm_bytes(self, key: int) -> Floats:
         return self.evaluator.model.item_hbm_bytes(int(self.grid.axes[SRAM][key]))

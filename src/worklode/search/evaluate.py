@@ -19,7 +19,7 @@ from worklode.hardware.area import area_mm2
 from worklode.hardware.energy import energy_constants
 from worklode.hardware.power import tdp_w
 from worklode.hardware.technology import Technology
-from worklode.schedule.analysis import Analysis, analyse
+from worklode.schedule.analysis import Resource, ScheduleAnalysis, analyze
 from worklode.schedule.bounds import lower_bounds
 from worklode.schedule.list_scheduler import schedule
 from worklode.schedule.problem import Schedule, ScheduleProblem
@@ -47,14 +47,12 @@ class Figures:
     Attributes:
         time_s, energy_j: of one iteration.
         area_mm2, tdp_w: of the silicon.
-        bound_by: share of the iteration each resource explains; see `Evaluation.bound_by`.
     """
 
     time_s: float
     energy_j: float
     area_mm2: float
     tdp_w: float
-    bound_by: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,8 +105,12 @@ class Evaluator:
             energy_j=sum(energy for _, energy in self._energy_parts(step, accelerator)),
             area_mm2=found.area_mm2,
             tdp_w=found.tdp_w,
-            bound_by=analyse(step.problem, step.schedule).bound_by,
         )
+
+    def bound_by(self, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
+        """Share of the iteration that each resource explains on a design; see `Evaluation.bound_by`."""
+        step = self.step(accelerator)
+        return self._bound_by(step, analyze(step.problem, step.schedule), accelerator)
 
     def evaluate(self, accelerator: Accelerator) -> Evaluation:
         """Everything about a design on this workload; the schedule is verified.
@@ -119,7 +121,7 @@ class Evaluator:
         step = self.step(accelerator, segments=True)
         verify(step.problem, step.schedule)
         bounds = lower_bounds(step.problem)
-        analysis = analyse(step.problem, step.schedule)
+        analysis = analyze(step.problem, step.schedule)
         energy_parts = self._energy_parts(step, accelerator)
         makespan_s = step.schedule.makespan_s
         if bounds.makespan_s > makespan_s * (1 + UTILIZATION_TOLERANCE):
@@ -136,7 +138,7 @@ class Evaluator:
             energy_j=sum(energy for _, energy in energy_parts),
             energy_parts_j=energy_parts,
             utilization=self._utilization(step, analysis, accelerator),
-            bound_by=analysis.bound_by,
+            bound_by=self._bound_by(step, analysis, accelerator),
             phase_time_s=self._phase_time(analysis),
             memory=self.memory,
             fused_operators=len(self.fused.operators),
@@ -175,13 +177,34 @@ class Evaluator:
             ("static", constants.static_w * step.schedule.makespan_s),
         )
 
-    def _utilization(self, step: ScheduledStep, analysis: Analysis, accelerator: Accelerator) -> Utilization:
+    def _bound_by(
+        self, step: ScheduledStep, analysis: ScheduleAnalysis, accelerator: Accelerator
+    ) -> tuple[tuple[str, float], ...]:
+        """Shares of the makespan, largest first; a fused operator is blamed on the type of core that takes longer."""
+        shares = dict.fromkeys(Resource, 0.0)
+        tensor_s = self.model.one_tensor_core_s(accelerator)[self.arrays.item_of]
+        vector_s = self.model.one_vector_core_s(accelerator)[self.arrays.item_of]
+        for link in analysis.chain:
+            option = step.schedule.option[link.task]
+            held, beside = int(step.costs.tensor_cores[option]), int(step.costs.vector_cores[option])
+            cause = link.cause
+            if cause is not Resource.HBM and held and beside:
+                longer_on_lanes = vector_s[link.task] / beside > tensor_s[link.task] / held
+                cause = Resource.VECTOR_CORE if longer_on_lanes else Resource.TENSOR_CORE
+            shares[cause] += link.duration_s
+            shares[Resource.HBM] += link.slowed_s
+            shares[Resource.WAITING] += link.waited_s
+        makespan_s = step.schedule.makespan_s
+        ranked = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
+        return tuple((resource.value, time_s / makespan_s) for resource, time_s in ranked)
+
+    def _utilization(self, step: ScheduledStep, analysis: ScheduleAnalysis, accelerator: Accelerator) -> Utilization:
         executed = float(step.costs.macs @ self.item_counts)
         peak = accelerator.macs * accelerator.clock_hz * step.schedule.makespan_s
         found = Utilization(
-            tensor_core=analysis.tensor_core_utilization,
-            vector_core=analysis.vector_core_utilization,
-            hbm=analysis.hbm_utilization,
+            tensor_core=analysis.tensor_core,
+            vector_core=analysis.vector_core,
+            hbm=analysis.hbm,
             macs=executed / peak,
         )
         for name, share in found.to_dict().items():
@@ -189,9 +212,9 @@ class Evaluator:
                 raise InternalError(f"utilisation of {name} is {share}")
         return found
 
-    def _phase_time(self, analysis: Analysis) -> tuple[tuple[str, float], ...]:
+    def _phase_time(self, analysis: ScheduleAnalysis) -> tuple[tuple[str, float], ...]:
         """Time the chain that explains the makespan spends in each phase [s]."""
         spent = dict.fromkeys((phase.value for phase in Phase), 0.0)
         for link in analysis.chain:
-            spent[self.fused.operators[link.task].phase.value] += link.duration_s
+            spent[self.fused.operators[link.task].phase.value] += link.waited_s + link.duration_s + link.slowed_s
         return tuple((phase, time_s) for phase, time_s in spent.items() if time_s > 0)

@@ -54,9 +54,9 @@ class LocalSearchOptions:
     """
 
     top_k: int = 10
-    shapes: int = 24
-    climbs: int = 4
-    width: int = 8
+    shapes: int = 32
+    climbs: int = 6
+    width: int = 12
     max_evaluations: int = 400
     max_time_s: float = float("inf")
 
@@ -234,8 +234,8 @@ class LocalSearch:
     def _blamed(self, candidate: Candidate) -> tuple[int, ...]:
         """Axes along which a design may grow: those of the resources that explain its iteration time, and the shape."""
         share: dict[str, float] = {}
-        for weight, figures in zip(self.weights, candidate.figures, strict=True):
-            for resource, part in figures.bound_by:
+        for weight, evaluator in zip(self.weights, self.evaluators, strict=True):
+            for resource, part in evaluator.bound_by(candidate.accelerator):
                 share[resource] = share.get(resource, 0.0) + weight * part
         axes = {ROWS, COLS}
         for resource, part in share.items():

@@ -207,7 +207,6 @@ def _row(rank: int, candidate: Candidate) -> dict[str, Any]:
         suffix = "" if len(figures) == 1 else f"_{index}"
         row[f"iteration_time_s{suffix}"] = found.time_s
         row[f"energy_j{suffix}"] = found.energy_j
-        row.update({f"bound_by_{resource}{suffix}": share for resource, share in found.bound_by})
     return row
 
 
