@@ -188,6 +188,7 @@ def test_data_dependent_python_is_answered_and_noted(tmp_path: Path) -> None:
         "truth value of aten.any taken as False (in the outermost module)",
         "number of aten.mean taken as 1.0 (in the outermost module)",
         "aten.index: as if all elements were selected (in the outermost module)",
+        "aten.index_put: as if all elements were selected (in the outermost module)",
     )
     selected = next(o for o in graph.operators if o.name == "aten.index")
     assert selected.write_bytes == 4 * 3 * 2
@@ -287,8 +288,9 @@ def test_hugging_face_configurations(tmp_path: Path, kind: str) -> None:
     assert graph.info.samples == 2
     assert graph.info.tokens == (0 if kind == "images" else 64)
     forward, backward = graph.matrix_flops(Phase.FORWARD), graph.matrix_flops(Phase.BACKWARD)
-    assert 1.5 < backward / forward < 2.6
-    assert [b.count for b in graph.blocks] == ([] if kind == "seq2seq" else [2])
+    assert 1.4 < backward / forward < 2.6
+    # the last layer of T5's stacks, and of a model without a head, gets its gradient in another form
+    assert [b.count for b in graph.blocks] == ([] if kind in ("seq2seq", "headless") else [2])
     assert capture(str(tmp_path), CaptureOptions(batch=2, seq_len=32)).info.parameters == graph.info.parameters
     assert dict(graph.info.versions)["transformers"]
 

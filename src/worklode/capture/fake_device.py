@@ -135,7 +135,7 @@ class Fakes:
         return known[1]
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), torch._C._DisableTorchDispatch():
+        with torch.no_grad(), torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             element = tensor.detach() if tensor.is_meta else self._on_meta(tensor)
             fake: torch.Tensor = FakeTensor(self._mode, element, self._device)
         if isinstance(tensor, torch.nn.Parameter):

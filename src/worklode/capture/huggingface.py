@@ -71,11 +71,9 @@ def from_configuration(path: Path, options: CaptureOptions) -> Workload:
     seq_len = options.seq_len or min(DEFAULT_SEQ_LEN, _longest(configuration))
     if hasattr(configuration, "use_cache"):
         configuration.use_cache = False
-    if (
-        getattr(configuration, "is_encoder_decoder", False)
-        and getattr(configuration, "decoder_start_token_id", 0) is None
-    ):
-        configuration.decoder_start_token_id = 0
+    decodes = getattr(configuration, "is_encoder_decoder", False)
+    if decodes and getattr(configuration, "decoder_start_token_id", None) is None:
+        configuration.decoder_start_token_id = 0  # which token it is decides no shape
 
     def make() -> object:
         model = model_class._from_config(configuration)
