@@ -16,7 +16,7 @@ from worklode.capture.to_call import exploded, is_multi_tensor, to_call
 aten = torch.ops.aten
 
 
-class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Dispatches(TorchDispatchMode):
     """Writes down every operator dispatched, multi-tensor ones once per tensor."""
 
     def __init__(self) -> None:

@@ -47,6 +47,16 @@ def multiply(call: Call) -> Lanes:
     return Lanes(6 if both else 2)
 
 
+def absolute(call: Call) -> Lanes:
+    """Of |x|: one; complex sqrt(re² + im²)."""
+    return Lanes(3, 1) if any(t.dtype.startswith("complex") for t in call.inputs) else Lanes(1)
+
+
+def direction(call: Call) -> Lanes:
+    """Of x/|x|: (x > 0) - (x < 0); complex by the reciprocal of the root, 0 kept by compare and select."""
+    return Lanes(7, 2) if _is_complex(call) else Lanes(3)
+
+
 def divide(call: Call) -> Lanes:
     """Of x/y: one special operation, or a multiply where y is one value; rounding modes add one."""
     rounding = 0 if keyword(call, "rounding_mode") is None else 1
@@ -120,63 +130,76 @@ def _value(call: Call) -> object:
     return call.args[3] if found == 1 and len(call.args) > 3 else found
 
 
-# Lane operations per result element (simple, special), with the formula.
+# Lane operations per result element (simple, special), with the formula where the name does not say it.
 COUNTS: dict[str, tuple[int, int]] = {
-    # arithmetic, one operation
-    "neg": (1, 0), "abs": (1, 0), "sgn": (1, 0), "sign": (1, 0), "square": (1, 0), "maximum": (1, 0),
-    "minimum": (1, 0), "fmax": (1, 0), "fmin": (1, 0), "clamp_min": (1, 0), "clamp_max": (1, 0), "relu": (1, 0),
-    "relu6": (2, 0), "floor": (1, 0), "ceil": (1, 0), "round": (1, 0), "trunc": (1, 0), "frac": (2, 0),
-    "rsub": (1, 0), "heaviside": (2, 0), "copysign": (1, 0), "signbit": (1, 0),
-    "nan_to_num": (3, 0), "conj_physical": (1, 0), "deg2rad": (1, 0), "rad2deg": (1, 0),
+    # arithmetic
+    "neg": (1, 0), "square": (1, 0), "maximum": (1, 0), "minimum": (1, 0), "fmax": (1, 0), "fmin": (1, 0),
+    "clamp_min": (1, 0), "clamp_max": (1, 0), "floor": (1, 0), "ceil": (1, 0), "round": (1, 0), "trunc": (1, 0),
+    "sign": (3, 0),  # (x > 0) - (x < 0)
+    "frac": (2, 0), "rsub": (1, 0), "copysign": (3, 0), "signbit": (1, 0), "conj_physical": (1, 0),
+    "_conj_physical": (1, 0), "deg2rad": (1, 0), "rad2deg": (1, 0), "complex": (2, 0), "linalg_cross": (3, 0),
+    "heaviside": (4, 0), "nan_to_num": (6, 0),  # a compare and a select for each case
+    "fake_quantize_per_tensor_affine_cachemask": (9, 0),  # scale, add, round, clamp, two bounds, subtract, scale
+    "fake_quantize_per_channel_affine_cachemask": (9, 0),
     # comparison, logic, selection
     "eq": (1, 0), "ne": (1, 0), "lt": (1, 0), "le": (1, 0), "gt": (1, 0), "ge": (1, 0), "isnan": (1, 0),
     "isinf": (1, 0), "isfinite": (1, 0), "isposinf": (1, 0), "isneginf": (1, 0), "logical_and": (1, 0),
     "logical_or": (1, 0), "logical_not": (1, 0), "logical_xor": (1, 0), "bitwise_and": (1, 0), "bitwise_or": (1, 0),
     "bitwise_not": (1, 0), "bitwise_xor": (1, 0), "__and__": (1, 0), "__or__": (1, 0), "__xor__": (1, 0),
     "bitwise_left_shift": (1, 0), "bitwise_right_shift": (1, 0), "__lshift__": (1, 0), "__rshift__": (1, 0),
-    "where": (1, 0), "masked_fill": (1, 0), "threshold": (2, 0), "threshold_backward": (2, 0), "gcd": (8, 0),
+    "where": (1, 0), "masked_fill": (1, 0),
     # transcendental
     "exp": (0, 1), "exp2": (0, 1), "expm1": (1, 1), "log": (0, 1), "log2": (0, 1), "log10": (0, 1), "log1p": (1, 1),
-    "sqrt": (0, 1), "rsqrt": (0, 1), "reciprocal": (0, 1), "sin": (0, 1), "cos": (0, 1), "tan": (0, 2),
-    "tanh": (0, 1), "erf": (0, 1), "erfc": (1, 1), "erfinv": (0, 1), "asin": (0, 1), "acos": (0, 1), "atan": (0, 1),
-    "sinh": (2, 2), "cosh": (2, 2), "asinh": (3, 2), "acosh": (3, 2), "atanh": (3, 2), "atan2": (1, 2),
-    "lgamma": (8, 2), "digamma": (8, 2), "xlogy": (3, 1), "logaddexp": (4, 2), "logaddexp2": (4, 2),
-    "hypot": (3, 1), "sinc": (2, 2), "logit": (1, 2), "angle": (1, 2), "polar": (2, 2), "special_entr": (2, 1),
+    "sqrt": (0, 1), "rsqrt": (0, 1), "reciprocal": (0, 1), "sin": (0, 1), "cos": (0, 1), "tanh": (0, 1),
+    "erf": (0, 1), "erfc": (1, 1), "asin": (0, 1), "acos": (0, 1), "atan": (0, 1),
+    "tan": (0, 3),  # sin/cos
+    "erfinv": (20, 1),  # Giles, Approximating the erfinv function (2010): log((1 - x)(1 + x)), degree-8 polynomial
+    "sinh": (2, 2), "cosh": (2, 2),  # (e ± 1/e)/2, e = exp x
+    "asinh": (3, 2), "acosh": (3, 2),  # log(x + sqrt(x² ± 1))
+    "atanh": (3, 2),  # log((1 + x)/(1 - x))/2
+    "atan2": (4, 2), "angle": (4, 2),  # atan(y/x), two compares and two selects for the quadrant
+    "xlogy": (3, 1), "special_entr": (4, 1),
+    "logaddexp": (6, 2), "logaddexp2": (6, 2),  # max + log(1 + exp(-|x - y|))
+    "hypot": (3, 1), "sinc": (3, 2), "logit": (1, 2), "polar": (2, 2),
     # activations
-    "sigmoid": (2, 2),  # 1/(1 + exp(-x)): negate, exp, add, divide
+    "relu": (1, 0), "relu6": (2, 0), "hardtanh": (2, 0), "threshold": (2, 0),
+    "sigmoid": (2, 2),  # 1/(1 + exp(-x))
     "silu": (2, 2),  # x/(1 + exp(-x))
-    "mish": (2, 4),  # x·tanh(log(1 + exp x)); exp, add, log, tanh, multiply
-    "hardswish": (4, 0),  # x·min(max(x + 3, 0), 6)/6
+    "mish": (2, 3),  # x·tanh(log(1 + exp x))
+    "hardswish": (5, 0),  # x·min(max(x + 3, 0), 6)/6
     "hardsigmoid": (4, 0),  # min(max(x + 3, 0), 6)/6
-    "hardtanh": (2, 0),
-    "leaky_relu": (2, 0),  # compare-select, multiply
-    "celu": (5, 1), "elu": (4, 1),  # select(x > 0, x, alpha·(exp x - 1)): exp, subtract, multiply, compare, select
-    "softplus": (5, 2),  # select(beta·x > threshold, x, log(1 + exp(beta·x))/beta)
-    "log_sigmoid_forward": (4, 2),  # min(x, 0) - log(1 + exp(-|x|)): min, abs-negate, exp, add, log, subtract
-    "softshrink": (4, 0), "hardshrink": (3, 0),
-    "_prelu_kernel": (2, 0), "glu": (3, 2), "rrelu_with_noise_functional": (2, 0),
+    "leaky_relu": (2, 0),  # max(x, a·x)
+    "elu": (4, 1),  # x > 0 ? x : a·(exp x - 1)
+    "celu": (5, 1),  # x > 0 ? x : a·(exp(x/a) - 1)
+    "softplus": (5, 2),  # b·x > threshold ? x : log(1 + exp(b·x))/b
+    "log_sigmoid_forward": (5, 2),  # min(x, 0) - log(1 + exp(-|x|))
+    "softshrink": (3, 0),  # x - min(max(x, -l), l)
+    "hardshrink": (4, 0),  # x < -l ? x : x > l ? x : 0
+    "_prelu_kernel": (3, 0),  # x > 0 ? x : w·x
+    "glu": (3, 2),  # a·sigmoid(b)
     # their gradients
+    "threshold_backward": (2, 0),  # x > t ? g : 0
     "sigmoid_backward": (3, 0),  # g·s·(1 - s)
     "tanh_backward": (3, 0),  # g·(1 - t²)
-    "silu_backward": (6, 2),  # s = sigmoid(x) (2 + 2); g·s·(1 + x·(1 - s)): 4 and the multiply of s shared
-    "mish_backward": (8, 5),  # sigmoid, softplus, tanh of x; g·(t + x·s·(1 - t²))
-    "hardswish_backward": (6, 0),  # g·(x < -3 ? 0 : x <= 3 ? x/3 + 1/2 : 1): 2 compares, 2 selects, 2 arithmetic
-    "hardsigmoid_backward": (4, 0),  # g/6 inside (-3, 3)
-    "hardtanh_backward": (3, 0), "leaky_relu_backward": (3, 0),
-    "elu_backward": (5, 1),  # select(x > 0, g, g·alpha·exp x)
-    "softplus_backward": (5, 2),  # g·sigmoid(beta·x) below the threshold
-    "log_sigmoid_backward": (6, 1),  # g·(1 - sigmoid): sign select, z = exp(-|x|) kept in buffer, z/(1 + z)
-    "softshrink_backward": (3, 0), "hardshrink_backward": (3, 0),
-    "_prelu_kernel_backward": (4, 0),  # g·(x > 0 ? 1 : w), and g·x where x <= 0 for w
-    "glu_backward": (3, 1),  # per pair: sigmoid of b (2 + 2); g·s (1), g·s·a·(1 - s) (3)
-    "rrelu_with_noise_backward": (1, 0), "native_dropout_backward": (2, 0),
-    "infinitely_differentiable_gelu_backward": (9, 2),
-    # construction
-    "complex": (2, 0), "_conj_physical": (1, 0), "linalg_cross": (3, 0),
-    "fake_quantize_per_tensor_affine_cachemask": (9, 0), "fake_quantize_per_channel_affine_cachemask": (9, 0),
+    "silu_backward": (7, 2),  # g·s·(1 + x·(1 - s)), s = sigmoid(x)
+    "mish_backward": (7, 4),  # g·(t + x·s·(1 - t²)), t = tanh(log(1 + e)), s = e/(1 + e), e = exp x
+    "hardswish_backward": (7, 0),  # g·(x < -3 ? 0 : x > 3 ? 1 : x/3 + 1/2)
+    "hardsigmoid_backward": (5, 0),  # x < -3 ? 0 : x > 3 ? 0 : g/6
+    "hardtanh_backward": (4, 0),  # x < low ? 0 : x > high ? 0 : g
+    "leaky_relu_backward": (3, 0),  # x > 0 ? g : a·g
+    "elu_backward": (4, 1),  # x > 0 ? g : a·g·exp x
+    "softplus_backward": (5, 2),  # b·x > threshold ? g : g·z/(z + 1), z = exp(b·x)
+    "log_sigmoid_backward": (9, 2),  # g·((x < 0 ? 1 : 0) - (x < 0 ? 1 : -1)·z/(1 + z)), z = exp(-|x|)
+    "softshrink_backward": (4, 0), "hardshrink_backward": (4, 0),  # x < -l ? g : x > l ? g : 0
+    "_prelu_kernel_backward": (5, 0),  # x > 0 ? g : w·g, and x > 0 ? 0 : x·g
+    "glu_backward": (3, 1),  # of a pair: g·s and g·s·(1 - s)·a, s = sigmoid(b): 6 and 2
+    "rrelu_with_noise_backward": (1, 0),  # g·noise
+    "native_dropout_backward": (2, 0),  # g·mask·scale
 }  # fmt: skip
 
 COMPUTED: dict[str, PerElement] = {
+    "abs": absolute,
+    "sgn": direction,
     "add": add,
     "sub": add,
     "subtract": add,

@@ -125,19 +125,20 @@ def ctc(*, log_probs: int, targets: int, sweeps: int) -> Rule:
     return rule
 
 
-# (x - y)² ; |d| < beta ? d²/(2·beta) : |d| - beta/2, seven operations either form
-_SMOOTH = Lanes(7)
+# d = |x - y|: d < b ? d²/(2·b) : d - b/2; Huber: d < b ? d²/2 : b·(d - b/2)
+_SMOOTH, _HUBER = Lanes(7), Lanes(8)
 # -(y·log x + (1 - y)·log(1 - x)): two logs, two clamps, two subtracts, two multiplies, add, negate
 _BCE = Lanes(8, 2)
-# (1 - y)·x + max(-x, 0) + log(exp(-m) + exp(-x - m)): two exp and a log
-_BCE_LOGITS = Lanes(8, 3)
+# (1 - y)·x - logsigmoid(x), the latter min(x, 0) - log(1 + exp(-|x|))
+_BCE_LOGITS = Lanes(8, 2)
 
 RULES: dict[str, Rule] = {
     "mse_loss": pointwise_loss(Lanes(2), reduction=2),
     "mse_loss_backward": pointwise_loss_backward(Lanes(2)),
-    **same_rule(pointwise_loss(_SMOOTH, reduction=2), "smooth_l1_loss", "huber_loss"),
-    # subtract, two compares, two selects, two multiplies
-    **same_rule(pointwise_loss_backward(Lanes(7)), "smooth_l1_loss_backward", "huber_loss_backward"),
+    "smooth_l1_loss": pointwise_loss(_SMOOTH, reduction=2),
+    "smooth_l1_loss_backward": pointwise_loss_backward(Lanes(5)),  # g·min(max((x - y)/b, -1), 1)
+    "huber_loss": pointwise_loss(_HUBER, reduction=2),
+    "huber_loss_backward": pointwise_loss_backward(Lanes(4)),  # g·min(max(x - y, -b), b)
     "binary_cross_entropy": pointwise_loss(_BCE, reduction=3, weights=(2,)),
     # g·(x - y)/max(x·(1 - x), eps)
     "binary_cross_entropy_backward": pointwise_loss_backward(Lanes(5, 1), weights=(3,)),

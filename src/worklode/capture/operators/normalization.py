@@ -109,14 +109,16 @@ def group_norm_backward(call: Call) -> tuple[Description, ...]:
     batch, channels, groups = integer(call, 5), integer(call, 6), integer(call, 8)
     wanted = _mask(call, 9, 3)
     row = x.elements // (batch * groups) if batch * groups else 0
-    # a, b, c of a channel from the sums (8); dw = Σ (Σdy·x - mean·Σdy)·rstd (4); db = Σ Σdy (1)
-    per_channel = 8 * wanted[0] + 4 * wanted[1] + wanted[2]
+    # Per channel the sums weighted by w added up over the group (4) and a = w·rstd (1); dw += (Σdy·x - mean·Σdy)·rstd
+    # (4); db += Σdy (1). Per group b = (mean·Σw·dy - Σw·dy·x)·rstd³/n (6) and c = -b·mean - Σw·dy·rstd/n (5).
+    per_channel = 5 * wanted[0] + 4 * wanted[1] + wanted[2]
+    per_group = Lanes(11 if wanted[0] else 0)
     return _grouped(
         call,
         x,
         row,
         Lanes(3 + 4 * wanted[0]),
-        Lanes(4),
+        per_group,
         held=2 if wanted[0] else 0,
         extra=Lanes(per_channel * batch * channels),
     )
@@ -143,7 +145,11 @@ def batch_norm(training: int | bool) -> Rule:
 
 
 def batch_norm_backward(*, grad: int, x: int, training: int | None, mask: int | None) -> Rule:
-    """Rule of its gradient: Σdy (1), Σdy·(x - mean) (3); dx = a·dy + b·x + c (4) in training, a·dy (1) else."""
+    """Rule of its gradient: Σdy (1), Σdy·(x - mean) (3); dx = a·dy + b·x + c (4) in training, a·dy (1) else.
+
+    Per channel dw = Σdy·(x - mean)·rstd (1), a = w·rstd (1), b = -a·rstd²·Σ/n (5), c = -a·Σdy/n - b·mean (5); without
+    training rstd from the running variance (1 and a root), a and dw.
+    """
 
     def rule(call: Call) -> tuple[Description, ...]:
         data = tensor(call, x)
@@ -155,7 +161,8 @@ def batch_norm_backward(*, grad: int, x: int, training: int | None, mask: int | 
         assert tensor(call, grad).shape == data.shape
         # Training reads the statistics of the batch, evaluation the running ones.
         unread = (3, 4) if in_training else (5, 6)
-        return _grouped(call, data, _channel(data), Lanes(simple), Lanes(10), held=held, unread=unread)
+        per_channel = Lanes(12) if in_training else RECIPROCAL_ROOT.plus(2)
+        return _grouped(call, data, _channel(data), Lanes(simple), per_channel, held=held, unread=unread)
 
     return rule
 
@@ -183,9 +190,9 @@ def weight_norm(call: Call) -> tuple[Description, ...]:
 
 
 def weight_norm_backward(call: Call) -> tuple[Description, ...]:
-    """Σ dw·v (2); dv = a·dw - b·v (3); per slice dg = Σ/|v| and a, b (4 and two divisions)."""
+    """Σ dw·v (2); dv = a·dw - b·v (3); per slice 1/|v|, dg = Σ/|v|, a = g/|v|, b = a·dg/|v| (4 and a division)."""
     v = tensor(call, 1)
-    return _grouped(call, v, v.elements // max(1, tensor(call, 2).elements), Lanes(5), Lanes(4, 2), held=2)
+    return _grouped(call, v, v.elements // max(1, tensor(call, 2).elements), Lanes(5), Lanes(4, 1), held=2)
 
 
 def renorm(call: Call) -> tuple[Description, ...]:

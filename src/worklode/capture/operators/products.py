@@ -177,10 +177,10 @@ def trilinear(call: Call) -> tuple[Description, ...]:
     operands = tuple(_expanded(call, index) for index in range(3))
     summed = set(_dimensions(call.args[6]))
     orders = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
-    steps = min((_two_steps(operands, order, summed) for order in orders), key=lambda s: sum(p.flops for p in s))
+    steps = min((_two_steps(operands, order, summed) for order in orders), key=lambda s: sum(map(_step_ops, s)))
     element_bytes = tensor(call, 0).element_bytes
     products = tuple(replace(p, element_bytes=element_bytes) for p in steps if p.k > 1)
-    multiplied = sum(p.batch * p.m * p.n for p in steps if p.k <= 1)
+    multiplied = sum(map(_step_ops, (p for p in steps if p.k <= 1)))
     return on_tensor_cores(call, MATMUL, products, epilogue=Lanes(multiplied), epilogue_elements=3 * multiplied)
 
 
@@ -198,6 +198,11 @@ def _expanded(call: Call, index: int) -> Sizes:
     missing = _dimensions(call.args[3 + index])
     present = (d for d in range(len(shape) + len(missing)) if d not in missing)
     return dict(zip(present, shape, strict=True))
+
+
+def _step_ops(step: Product) -> int:
+    """Operations of a contraction: a multiply and an add per term, or a multiply alone."""
+    return step.flops if step.k > 1 else step.flops // 2
 
 
 def _two_steps(operands: tuple[Sizes, ...], order: tuple[int, int, int], summed: set[int]) -> tuple[Product, Product]:

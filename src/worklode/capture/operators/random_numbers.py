@@ -33,7 +33,7 @@ def uniforms(count: int) -> Lanes:
 NORMAL = Lanes(4, 2)
 EXPONENTIAL = Lanes(1, 1)  # -log(u)/lambda
 GEOMETRIC = Lanes(2, 1)  # ceil(log(u)/log(1 - p))
-CAUCHY = Lanes(3, 1)  # median + sigma·tan(π·(u - 1/2))
+CAUCHY = Lanes(3, 3)  # median + sigma·tan(π·(u - 1/2))
 LOG_NORMAL = NORMAL.plus(0, 1)
 BERNOULLI = Lanes(1)  # compare with p
 SCALED_UNIFORM = Lanes(2)  # from + (to - from)·u
