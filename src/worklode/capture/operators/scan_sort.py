@@ -2,8 +2,8 @@
 
 A scan is Blelloch's work-efficient one (Prefix sums and their applications, 1990): 2 combinations per element in
 2·ceil(log2 n) dependent steps. A sort is least-significant-digit radix sort with 8-bit digits (Satish, Harris, Garland,
-IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index. Bins and boundaries
-are small and stay on chip: no access to them counts as scattered.
+IPDPS 2009): per pass and element shift and mask for the digit, a count, and a move of key and index. Bins and
+boundaries are small and stay on chip: no access to them counts as scattered.
 """
 
 from __future__ import annotations
