@@ -180,6 +180,13 @@ def test_base_takes_what_is_missing_from_a_preset(tmp_path: Path) -> None:
     assert load_accelerator(str(write(tmp_path, text))) == expected
 
 
+def test_unknown_base_is_one_fault(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_accelerator(write(tmp_path, "base: tpu2\nsram: 8MiB\n"))
+    (fault,) = caught.value.faults
+    assert fault.path == "base" and "did you mean tpuv2" in fault.allowed
+
+
 def test_all_faults_at_once_with_place_value_and_near_names(tmp_path: Path) -> None:
     path = write(
         tmp_path,

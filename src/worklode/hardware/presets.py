@@ -212,7 +212,8 @@ def _accelerator(document: object, where: str) -> Accelerator:
         else:
             values[field] = value
     _share_totals(reader, values, given, prefix)
-    missing = [field for field in _REQUIRED if field not in values and field not in refused]
+    unknown_base = base is None and top.get("base") is not None  # its fault is noted; what it would give is unknown
+    missing = [field for field in _REQUIRED if field not in values and field not in refused and not unknown_base]
     for field in missing:
         short = next((key for key, (target, _) in SHORT_KEYS.items() if target == field), None)
         reader.fault(join(prefix, field), "is missing", allowed=f"{field}{f' or {short}' if short else ''}, or a base")
