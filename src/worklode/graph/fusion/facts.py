@@ -83,6 +83,7 @@ class GraphFacts:
         written: [T] bytes its producer writes.
         previous, following: [T] version of the same storage before and after, -1 where none.
         stays: [T] must be written to HBM whoever reads it.
+        depth: [N] products on the longest path that ends with the operator: how late it comes, free of any hardware.
         reduced: [T] small result that is complete only when a group of a reduction has ended.
     """
 
@@ -100,6 +101,7 @@ class GraphFacts:
     previous: list[int]
     following: list[int]
     stays: list[bool]
+    depth: list[int]
     reduced: list[bool]
 
     def covers_storage(self, tensor: int) -> bool:
@@ -132,6 +134,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
         domain.append(size)
         rows.append(_rows(operator, size, element_bytes) if kind is Flow.ROW else 0)
     previous, following = _versions(graph)
+    predecessors = [graph.predecessors(index) for index in range(len(operators))]
     facts = GraphFacts(
         graph=graph,
         flow=flow,
@@ -139,7 +142,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
         domain=domain,
         rows=rows,
         moves=[operator.kind is OperatorKind.MOVEMENT for operator in operators],
-        predecessors=[graph.predecessors(index) for index in range(len(operators))],
+        predecessors=predecessors,
         waited_for_by=waited_for_by,
         element_bytes=element_bytes,
         readers=readers,
@@ -147,6 +150,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
         previous=previous,
         following=following,
         stays=[tensor.saved or tensor.role in PERSISTENT_ROLES for tensor in tensors],
+        depth=_depths(operators, predecessors),
         reduced=[False] * len(tensors),
     )
     _mark_reduced(facts)
@@ -193,6 +197,15 @@ def _rows(operator: Operator, domain: int, element_bytes: list[int]) -> int:
     full = sum(a.bytes for a in operator.reads if a.bytes // element_bytes[a.tensor] == domain)
     rows, rest = divmod(full, operator.work.reduction_bytes)
     return rows if rows and not rest else -1
+
+
+def _depths(operators: tuple[Operator, ...], predecessors: list[tuple[int, ...]]) -> list[int]:
+    """Products on the longest path to each operator and through it; a chain counts as two, one after the other."""
+    depth: list[int] = []
+    for operator, found in zip(operators, predecessors, strict=True):
+        own = (2 if operator.work.chained else 1) if operator.work.products else 0
+        depth.append(own + max([depth[before] for before in found], default=0))
+    return depth
 
 
 def _versions(graph: TrainingGraph) -> tuple[list[int], list[int]]:

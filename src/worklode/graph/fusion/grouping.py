@@ -14,14 +14,23 @@ LEAST_GAP = 1e-6
 
 
 class Grouping:
-    """Groups of operators, named by one of their members (`find`), in a topological order."""
+    """Groups of operators, named by one of their members (`find`), in a topological order.
+
+    Attributes:
+        members: operators of every group, ascending.
+        sources, targets: groups that a group depends on directly, and that depend on it.
+    """
 
     def __init__(self, predecessors: Sequence[Iterable[int]]) -> None:
         """Every operator alone, in the given order."""
         count = len(predecessors)
         self.members: dict[int, list[int]] = {index: [index] for index in range(count)}
+        self.sources: list[set[int]] = [set(found) for found in predecessors]
+        self.targets: list[set[int]] = [set() for _ in predecessors]
+        for index, found in enumerate(self.sources):
+            for source in found:
+                self.targets[source].add(index)
         self._parent = list(range(count))
-        self._sources: list[set[int]] = [set(found) for found in predecessors]
         self._label = [float(index) for index in range(count)]
         self._earlier = list(range(-1, count - 1))
         self._later = [*range(1, count), -1] if count else []
@@ -36,14 +45,6 @@ class Grouping:
             parent[operator], operator = root, parent[operator]
         return root
 
-    def sources(self, group: int) -> set[int]:
-        """Groups that a group depends on directly."""
-        find = self.find
-        found = {find(source) for source in self._sources[group]}
-        found.discard(group)
-        self._sources[group] = found
-        return found
-
     def in_order(self) -> list[int]:
         """All groups in a topological order."""
         return sorted(self.members, key=self._label.__getitem__)
@@ -55,23 +56,21 @@ class Grouping:
             The groups on paths between seeds, and the other groups that lie after the first seed and lead to one; the
             latter in order.
         """
-        label = self._label
+        label, sources = self._label, self.sources
         low = min(map(label.__getitem__, seeds))
-        waiting = [group for seed in seeds for group in self.sources(seed) if label[group] > low and group not in seeds]
+        waiting = [group for seed in seeds for group in sources[seed] if label[group] > low and group not in seeds]
         if not waiting:
             return set(), []
         ancestors: set[int] = set()
         while waiting:
             group = waiting.pop()
-            if group in ancestors:
-                continue
-            ancestors.add(group)
-            waiting.extend(g for g in self.sources(group) if label[g] > low and g not in seeds and g not in ancestors)
+            if group not in ancestors:
+                ancestors.add(group)
+                waiting.extend([g for g in sources[group] if label[g] > low and g not in seeds and g not in ancestors])
         between: set[int] = set()
         others = []
         for group in sorted(ancestors, key=label.__getitem__):
-            sources = self.sources(group)
-            if sources.isdisjoint(seeds) and sources.isdisjoint(between):
+            if sources[group].isdisjoint(seeds) and sources[group].isdisjoint(between):
                 others.append(group)
             else:
                 between.add(group)
@@ -84,16 +83,23 @@ class Grouping:
         first = ordered[0]
         if preceding:
             self._move_before(first, preceding)
-        members = self.members
+        members, sources, targets = self.members, self.sources, self.targets
         merged = sorted(member for group in ordered for member in members[group])
-        sources: set[int] = set().union(*(self._sources[group] for group in ordered))
         for group in ordered[1:]:
             self._unlink(group)
             self._parent[group] = first
             del members[group]
-            self._sources[group] = set()
+            for source in sources[group]:
+                targets[source].discard(group)
+                targets[source].add(first)
+            for target in targets[group]:
+                sources[target].discard(group)
+                sources[target].add(first)
+            sources[first] |= sources[group]
+            targets[first] |= targets[group]
+        sources[first] -= groups
+        targets[first] -= groups
         members[first] = merged
-        self._sources[first] = sources
         return first
 
     def _unlink(self, group: int) -> None:

@@ -6,7 +6,8 @@ behind a reduction. docs/models/fusion.md states every rule with its reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from worklode.graph.fusion.facts import ANCHORS, STREAMING_READERS, Flow, GraphFacts
 from worklode.graph.fusion.grouping import Grouping
@@ -15,6 +16,16 @@ from worklode.graph.fusion.options import FusionOptions
 ILLEGAL = -1
 ROW_ELEMENT_BYTES = 4
 """Bytes of an element held between a reduction and its readers [bytes]: results of lanes are float32."""
+
+
+class Verdict(Enum):
+    """What became of an attempt to merge."""
+
+    MERGED = auto()
+    NOT_NOW = auto()
+    """Something on a path between stands in the way; it may join later."""
+    NEVER = auto()
+    """The groups do not go together, and groups only grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class GroupFacts:
         anchor_domain: results of the anchor.
         domain: largest domain of the other members.
         rows: rows it runs through where results follow a row, 0 where everything streams.
+        depth: of its deepest member other than the anchor; of the anchor where there is one.
         closed: holds an operator that must not be fused.
     """
 
@@ -35,6 +47,7 @@ class GroupFacts:
     anchor_domain: int
     domain: int
     rows: int
+    depth: int
     closed: bool
 
 
@@ -58,49 +71,53 @@ class Legality:
             anchor_domain=domain if anchored else 0,
             domain=0 if anchored else domain,
             rows=facts.rows[operator],
+            depth=facts.depth[operator],
             closed=flow is Flow.CLOSED or facts.rows[operator] < 0,
         )
 
-    def merge_streaming(self, one: int, other: int) -> bool:
+    def merge_streaming(self, one: int, other: int) -> Verdict:
         """Merge two groups and what lies on paths between them into one that streams, where that is legal."""
         seeds = {one, other}
-        if self.union(seeds) is None:
-            return False
+        merged = self._streaming_union(seeds)
+        if merged is None:
+            return Verdict.NEVER
         between, preceding = self.grouping.hull(seeds)
-        parts = seeds | between
+        if between:
+            seeds |= between
+            merged = self._streaming_union(seeds)
+        if merged is None or self._makes_early_wait(seeds, merged.depth):
+            return Verdict.NOT_NOW
+        self.replace(seeds, preceding, merged)
+        return Verdict.MERGED
+
+    def _streaming_union(self, parts: set[int]) -> GroupFacts | None:
+        """Facts of the parts as one group that streams; None where they cannot, which no later merge mends."""
         merged = self.union(parts)
         if merged is None:
-            return False
+            return None
         rows = self._rows_of_union(parts, merged.rows)
-        if rows == ILLEGAL or (rows and merged.anchor >= 0):
-            return False
-        self.replace(parts, preceding, merged, rows)
-        return True
+        if rows == merged.rows:
+            return merged
+        return None if rows == ILLEGAL or merged.anchor >= 0 else replace(merged, rows=rows)
 
-    def replace(self, parts: set[int], preceding: list[int], merged: GroupFacts, rows: int) -> int:
+    def replace(self, parts: set[int], preceding: list[int], merged: GroupFacts) -> int:
         """Make the parts one group."""
         group = self.grouping.merge(parts, preceding)
         for part in parts:
             del self.group[part]
-        self.group[group] = GroupFacts(
-            phase=merged.phase,
-            anchor=merged.anchor,
-            anchor_domain=merged.anchor_domain,
-            domain=merged.domain,
-            rows=rows,
-            closed=False,
-        )
+        self.group[group] = merged
         return group
 
     def union(self, parts: set[int]) -> GroupFacts | None:
         """Facts of the parts together where they go together, edges between them not yet considered; else None."""
-        phase, anchor, anchor_domain, domain, rows = -1, -1, 0, 0, 0
+        phase, anchor, anchor_domain, domain, rows, depth = -1, -1, 0, 0, 0, 0
         for part in parts:
             facts = self.group[part]
             if facts.closed or (phase >= 0 and facts.phase != phase):
                 return None
             phase = facts.phase
             domain = max(domain, facts.domain)
+            depth = max(depth, facts.depth)
             if facts.anchor >= 0:
                 if anchor >= 0:
                     return None
@@ -114,7 +131,7 @@ class Legality:
         if anchor >= 0 and (rows or domain > anchor_domain):
             return None
         return GroupFacts(
-            phase=phase, anchor=anchor, anchor_domain=anchor_domain, domain=domain, rows=rows, closed=False
+            phase=phase, anchor=anchor, anchor_domain=anchor_domain, domain=domain, rows=rows, depth=depth, closed=False
         )
 
     def _rows_of_union(self, parts: set[int], rows: int) -> int:
@@ -131,6 +148,26 @@ class Legality:
                 if not self.ordered(operator, part, parts):
                     return ILLEGAL
         return rows
+
+    def _makes_early_wait(self, parts: set[int], depth: int) -> bool:
+        """Would a product, or results somebody else reads, have to wait for operands that come later?
+
+        A weight gradient that is ready early must not wait for what is added to it at the end of backward. Readers of a
+        later phase are in no hurry.
+        """
+        facts, find = self.facts, self.grouping.find
+        phase = facts.phase
+        for part in parts:
+            if self.group[part].depth == depth:
+                continue
+            if self.group[part].anchor >= 0:
+                return True
+            for operator in self.grouping.members[part]:
+                for access in facts.graph.operators[operator].writes:
+                    for reader, _ in facts.readers[access.tensor]:
+                        if phase[reader] == phase[operator] and find(reader) not in parts:
+                            return True
+        return False
 
     def crossing(self, operator: int, part: int, parts: set[int]) -> list[tuple[int, int, int]]:
         """Tensors (with reader and bytes) that pass between `operator` of `part` and another of the parts."""
@@ -158,6 +195,8 @@ class Legality:
         elements, domain = size // facts.element_bytes[tensor], facts.domain[reader]
         if elements == domain or facts.moves[reader]:
             return 0
+        if elements <= 1 and not facts.reduced[tensor] and len(facts.readers[tensor]) == 1:
+            return 0  # a scalar of its own, such as the step count of one parameter's update
         # Read by every element of a row: legal only where the value is a row's own, found by reducing that row.
         if flow is not Flow.STREAM or not facts.reduced[tensor] or elements <= 1 or domain % elements:
             return ILLEGAL

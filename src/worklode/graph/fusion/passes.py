@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worklode.graph.fusion.facts import OPTIMIZER_CLASS, STREAMING_READERS, Flow, GraphFacts
-from worklode.graph.fusion.legality import GroupFacts, Legality
+from worklode.graph.fusion.facts import OPTIMIZER_CLASS, Flow, GraphFacts
+from worklode.graph.fusion.legality import ILLEGAL, GroupFacts, Legality, Verdict
 from worklode.graph.work import Product
 
 _Candidate = tuple[int, int, int]
@@ -15,7 +15,7 @@ def fuse_along_data(legality: Legality) -> None:
     The order decides who gets an operator that two groups could take: a product's result that only its epilogue reads
     saves a write and a read, a normalisation's operand that stays written anyway saves a read.
     """
-    candidates = _candidates(legality.facts)
+    candidates = _candidates(legality)
     find = legality.grouping.find
     changed = True
     while changed:
@@ -25,32 +25,37 @@ def fuse_along_data(legality: Legality) -> None:
             one, other = find(candidate[1]), find(candidate[2])
             if one == other:
                 continue
-            if legality.merge_streaming(one, other):
-                changed = True
-            else:
+            verdict = legality.merge_streaming(one, other)
+            changed = changed or verdict is Verdict.MERGED
+            if verdict is Verdict.NOT_NOW:
                 left.append(candidate)
         candidates = left
 
 
-def _candidates(facts: GraphFacts) -> list[_Candidate]:
+def _candidates(legality: Legality) -> list[_Candidate]:
     """(-bytes saved, producer, reader) of every tensor that could stay on chip, sorted."""
+    facts = legality.facts
+    flow, phase = facts.flow, facts.phase
     found: list[_Candidate] = []
     for index, tensor in enumerate(facts.graph.tensors):
         producer = tensor.producer
-        if producer < 0 or facts.flow[producer] is Flow.CLOSED:
-            continue
         readers = facts.readers[index]
-        saved = 0 if facts.stays[index] or not readers else facts.written[index] // len(readers)
-        phase = facts.phase[producer]
+        if producer < 0 or not readers or flow[producer] is Flow.CLOSED:
+            continue
+        saved = 0 if facts.stays[index] else facts.written[index] // len(readers)
         for reader, size in readers:
-            if facts.phase[reader] == phase and facts.flow[reader] in STREAMING_READERS:
+            if phase[reader] == phase[producer] and legality.edge_rows(index, reader, size) != ILLEGAL:
                 found.append((-(size + saved), producer, reader))
     found.sort()
     return found
 
 
 def fuse_attention(legality: Legality) -> None:
-    """Chain product, row-wise operators and products into one where the rows are those of the first product."""
+    """Chain product, row-wise operators and products into one where the rows are those of the first product.
+
+    Only where the scores are larger than all other operands: then streaming those past them saves traffic. (A linear
+    layer, a layer norm and the next linear layer have the same form, but re-reading both weights per row costs more.)
+    """
     for group in legality.grouping.in_order():
         found = legality.group.get(group)
         if found is not None and found.anchor < 0 and found.rows and not found.closed:
@@ -66,6 +71,8 @@ def _chain_through(legality: Legality, group: int, middle: GroupFacts) -> None:
     scores = _only_product(facts, legality.group[scores_group].anchor)
     if scores is None or scores.c_elements != middle.domain or middle.rows != scores.batch * scores.m:
         return
+    if max(scores.a_elements, scores.b_elements) >= scores.c_elements:
+        return
     consumers = {part for part in after if _consumes(facts, legality.group[part].anchor, scores)}
     parts = {group, scores_group, *consumers}
     if not consumers:
@@ -79,9 +86,10 @@ def _chain_through(legality: Legality, group: int, middle: GroupFacts) -> None:
         anchor_domain=scores.c_elements,
         domain=middle.domain,
         rows=middle.rows,
+        depth=max(legality.group[part].depth for part in parts),
         closed=False,
     )
-    legality.replace(parts, preceding, merged, middle.rows)
+    legality.replace(parts, preceding, merged)
 
 
 def _neighbours(legality: Legality, group: int) -> tuple[set[int], set[int]]:
@@ -125,8 +133,9 @@ def _consumes(facts: GraphFacts, operator: int, scores: Product) -> bool:
     product = _only_product(facts, operator)
     if product is None or product.batch != scores.batch:
         return False
+    others = sorted((product.a_elements, product.b_elements, product.c_elements))[:2]
     shape = {scores.m, scores.n}
-    return shape in ({product.m, product.k}, {product.k, product.n})
+    return max(others) < scores.c_elements and shape in ({product.m, product.k}, {product.k, product.n})
 
 
 def _chain_edges_are_legal(legality: Legality, parts: set[int], consumers: set[int]) -> bool:
@@ -173,7 +182,7 @@ def _try_prologue(legality: Legality, product: int, operand: int, operand_bytes:
     between, preceding = grouping.hull(parts)
     in_step = all(legality.ordered(operator, front, parts) for operator in grouping.members[front])
     if not between and in_step:
-        legality.replace(parts, preceding, legality.group[group], 0)
+        legality.replace(parts, preceding, legality.group[group])
 
 
 def _only_makes(facts: GraphFacts, front: list[int], operand: int, product: int, operand_bytes: int) -> bool:
@@ -237,6 +246,4 @@ def _merge_independent(legality: Legality, bucket: list[int]) -> None:
         joined = any(legality.crossing(operator, group, parts) for operator in grouping.members[group])
         waits = not all(legality.ordered(operator, group, parts) for operator in grouping.members[group])
         merged = legality.union(parts)
-        current = (
-            group if between or joined or waits or merged is None else legality.replace(parts, preceding, merged, 0)
-        )
+        current = group if between or joined or waits or merged is None else legality.replace(parts, preceding, merged)
