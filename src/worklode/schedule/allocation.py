@@ -1,7 +1,5 @@
 """Which option each task wants: the fastest, the cheapest that its slack allows, or a mean of both."""
 
-# numba compiles plain arguments, not records:
-
 from __future__ import annotations
 
 import numpy as np

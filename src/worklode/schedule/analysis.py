@@ -71,8 +71,8 @@ class ScheduleAnalysis:
         tensor_core, vector_core, hbm: share [1] of the capacity used over the makespan; 0 where there is none.
         conflicts: tasks delayed, longest delay first.
         chain: tasks from time 0 to the makespan, each starting when the one before ends.
-        shares: share [1] of the makespan per resource, adding up to 1: cores for the chain tasks they bound, HBM for those it
-            bounds and for all slowing down, waiting for gaps in the chain.
+        shares: share [1] of the makespan per resource, adding up to 1: cores for the chain tasks they bound, HBM for
+            those it bounds and for all slowing down, waiting for gaps in the chain.
     """
 
     tensor_core: float

@@ -1,7 +1,5 @@
 """Lower bounds on the makespan of a problem: no schedule of it can be shorter. Derivations: docs/models/schedule.md."""
 
-# numba compiles plain arguments, not records:
-
 from __future__ import annotations
 
 import heapq

@@ -1,6 +1,6 @@
 """Heads of tasks for lower bounds: no schedule can start a task earlier. Derivation: docs/models/schedule.md."""
 
-# numba compiles plain arguments, not records:
+# A kernel keeps its state in one loop:
 # ruff: noqa: PLR0912
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The event loop of the list scheduler, compiled. Rules: docs/models/schedule.md. Entry: `list_scheduler.schedule`."""
 
-# numba compiles plain arguments, not records, and one loop keeps its state in registers:
+# A kernel keeps its state in one loop:
 # ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ While a task of the path keeps all tensor cores busy, no other product advances;
 nothing that needs HBM does. So the work off the path either fits into what the path leaves, or stretches it.
 """
 
-# numba compiles plain arguments, not records:
+# A kernel keeps its state in one loop:
 # ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations
