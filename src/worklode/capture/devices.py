@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 _STAY = frozenset((torch.Tensor.cuda, torch.Tensor.cpu))
+_INTEGERS = frozenset((torch.Tensor.__int__, torch.Tensor.__index__))
 _PINNING = frozenset((torch.Tensor.pin_memory,))
 
 
@@ -19,9 +20,13 @@ class OneDevice(TorchFunctionMode):
     A fake tensor on `cuda` would end the process on a CPU-only torch, and a meta tensor cannot be copied to `cpu`.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(
+        self, device: torch.device | str, before_integer: Callable[[torch.Tensor], None] | None = None
+    ) -> None:
+        """Take the device, and what is asked before a tensor becomes a Python integer (`int(x)`, `range(x)`)."""
         super().__init__()
         self.device = torch.device(device)
+        self._before_integer = before_integer
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -32,6 +37,8 @@ class OneDevice(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.to:
             return self._to(args, kwargs)
+        if func in _INTEGERS and self._before_integer is not None:
+            self._before_integer(args[0])
         if kwargs.get("device") is not None or func in _device_constructors():
             kwargs = {**kwargs, "device": self.device}
             kwargs.pop("pin_memory", None)

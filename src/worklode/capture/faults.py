@@ -10,7 +10,7 @@ import torch
 from torch._subclasses import fake_tensor
 
 from worklode.capture.policy import REFUSED, DataDependentError
-from worklode.errors import CaptureError, Fault
+from worklode.errors import CaptureError, Fault, InternalError
 
 _OWN_FOLDER = str(Path(__file__).parent)
 _LIBRARY_FOLDERS = (
@@ -53,9 +53,14 @@ def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | No
         where: the workload.
         doing: what failed, "forward", "the loss", ...
         user_file: file the workload came from.
+
+    Raises:
+        InternalError: an assertion of this package failed.
     """
     if isinstance(error, CaptureError):
         return error
+    if isinstance(error, AssertionError) and _raised_here(error):
+        raise InternalError(f"{where}: {doing}: {error}") from error
     path = user_line(error, user_file)
     if isinstance(error, _DATA_DEPENDENT):
         return CaptureError(
@@ -69,6 +74,12 @@ def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | No
         )
     text = " ".join(str(error).split()).partition(" Exception raised from")[0][:500]
     return CaptureError(Fault(where=where, path=path, problem=f"{doing} raised {type(error).__name__}: {text}"))
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether an exception was raised by this package itself: a defect of ours, not the user's."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return innermost.startswith(_OWN_FOLDER) and not innermost.startswith(str(Path(_OWN_FOLDER) / "zoo"))
 
 
 def _construct(error: BaseException) -> str:

@@ -33,6 +33,9 @@ REFUSED = {
 """Operators whose shapes or answers lie in the data, by name, and how to call them to the user."""
 
 
+INTEGER = "an integer read from a tensor (.item(), int(), .tolist(), or a size, index or loop bound)"
+
+
 class DataDependentError(Exception):
     """A construct that cannot be followed without values. `construct` names it to the user."""
 
@@ -57,7 +60,7 @@ def scalar(tensor: torch.Tensor, writer: str) -> tuple[bool | float, str]:
         return answer, f"truth value{origin} taken as {answer}"
     if tensor.dtype.is_floating_point:
         return 1.0, f"number{origin} taken as 1.0"
-    raise DataDependentError("an integer read from a tensor (.item(), int(), .tolist() or a size, index or loop bound)")
+    raise DataDependentError(INTEGER)
 
 
 def selects(func: OpOverload, args: tuple[Any, ...]) -> bool:

@@ -304,6 +304,15 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------------------------------------------- values
 
+    def before_integer(self, tensor: torch.Tensor) -> None:
+        """Refuse `int(x)`, also of a floating-point tensor: its result may become a size.
+
+        Raises:
+            DataDependentError: torch does not know the value.
+        """
+        if self.phase not in (None, Phase.OPTIMIZER) and getattr(tensor, "constant", None) is None:
+            raise policy.DataDependentError(policy.INTEGER)
+
     def _scalar(self, func: OpOverload, args: tuple[Any, ...]) -> Any:
         """A number out of a tensor: the true one where torch knows it, else the policy's."""
         tensor = args[0]

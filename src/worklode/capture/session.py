@@ -97,7 +97,7 @@ class _Step:
         names = {id(child): name for name, child in module.named_modules()}
         recorder = StepRecorder(names, fakes, mode, device)
         with ExitStack() as stack:
-            for context in (as_on_a_device(), mode, OneDevice(device)):
+            for context in (as_on_a_device(), mode, OneDevice(device, recorder.before_integer)):
                 stack.enter_context(context)
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             stack.enter_context(torch.enable_grad())
