@@ -42,10 +42,10 @@ class Grid:
 
     def designs(self, points: Points) -> DesignArrays:
         """The designs of [D] points."""
-        columns = {
-            name: axis[points[:, i]] for i, (name, axis) in enumerate(zip(SEARCHED_FIELDS, self.axes, strict=True))
-        }
-        return DesignArrays(**columns, **self.space.shared)
+        columns: dict[str, Any] = dict(self.space.shared)
+        for index, (name, axis) in enumerate(zip(SEARCHED_FIELDS, self.axes, strict=True)):
+            columns[name] = axis[points[:, index]]
+        return DesignArrays(**columns)
 
     def silicon(self, points: Points) -> tuple[Floats, Floats]:
         """[D] area [mm²] and [D] TDP [W]."""

@@ -54,10 +54,10 @@ class LocalSearchOptions:
     """
 
     top_k: int = 10
-    shapes: int = 32
-    climbs: int = 6
-    width: int = 12
-    max_evaluations: int = 400
+    shapes: int = 40
+    climbs: int = 12
+    width: int = 16
+    max_evaluations: int = 800
     max_time_s: float = float("inf")
 
 
