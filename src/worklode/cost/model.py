@@ -86,11 +86,18 @@ class _ShapeTable:
 
 
 class CostModel:
-    """Costs of one set of work items on any number of accelerators; what designs have in common is computed once."""
+    """Costs of one set of work items on any number of accelerators; what designs have in common is computed once.
 
-    def __init__(self, items: Sequence[WorkItem], *, mode: Mode = "split") -> None:
+    Attributes:
+        items, mode: as in `operator_costs`.
+        start_s: time an operator holds its cores beyond its cycles [s]: issue, synchronisation, first access to HBM.
+            0 for one static program on all cores; measured on GPUs in tests/reference/test_gemm.py.
+    """
+
+    def __init__(self, items: Sequence[WorkItem], *, mode: Mode = "split", start_s: float = 0.0) -> None:
         self.items = tuple(items)
         self.mode: Mode = mode
+        self.start_s = start_s
         self._arrays: ItemArrays = item_arrays(self.items)
         self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
         self._reread: dict[int, Floats] = {}
@@ -145,6 +152,7 @@ class CostModel:
             float(accelerator.tensor_core_rows * accelerator.tensor_core_cols),
             float(lanes),
             accelerator.clock_hz,
+            self.start_s,
             option_start,
             tensor_cores,
             vector_cores,

@@ -28,7 +28,7 @@ def core_counts(cores: int) -> tuple[int, ...]:
 @compiled(
     "Tuple((int64, int64))(int64[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1], float64[:, ::1],"
     " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], int64[::1], int64[::1], int64[::1],"
-    " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64, float64, float64,"
+    " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64,"
     " int64[::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1])"
 )
 def item_options(
@@ -53,6 +53,7 @@ def item_options(
     macs_per_cycle: float,
     lanes: float,
     clock_hz: float,
+    start_s: float,
     option_start: Ints,
     tensor_cores: Ints,
     vector_cores: Ints,
@@ -81,6 +82,7 @@ def item_options(
         macs, lane_work: [U] multiply-accumulates and lane-cycles executed, the rooflines.
         macs_per_cycle, lanes: of one core.
         clock_hz: clock [Hz].
+        start_s: added to every item that holds a core [s].
         option_start: out, [U + 1]; tensor_core_s, vector_core_s: out, [U]; the others: out, at least U·max(J, L).
     """
     at = 0
@@ -123,7 +125,7 @@ def item_options(
                 return ABOVE_TENSOR_PEAK, u
             if lane_work[u] > cycles * q * lanes * (1.0 + ROUNDING):
                 return ABOVE_VECTOR_PEAK, u
-            duration = cycles / clock_hz
+            duration = cycles / clock_hz + start_s
             spares_traffic = j == count - 1 and at > start and traffic < hbm_bytes[at - 1]
             if at > start and duration >= compute_s[at - 1] and not spares_traffic:
                 continue
