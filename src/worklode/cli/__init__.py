@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from worklode.errors import Fault, SpecError, WorklodeError
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
+    # A command makes many long-lived records and hardly any cycles: looking for cycles every 700 new objects cost a
+    # tenth of a warm `mine` and freed 2 MB of 183 (bert-large, measured 2026-11).
+    gc.set_threshold(200_000, 20, 20)
     sys.exit(run(sys.argv[1:]))
 
 

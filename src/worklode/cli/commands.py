@@ -145,6 +145,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     from worklode.hardware.presets import load_accelerator
     from worklode.hardware.space import default_space, load_space
     from worklode.hardware.technology import load_technology
+    from worklode.search.evaluation import workload_summary
     from worklode.search.objective import Objective
     from worklode.study.run_directory import check_destination
     from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
@@ -189,6 +190,8 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
             progress=progress,
         )
     document = result.to_dict()
+    # An infeasible result evaluated nothing that could describe the workloads.
+    document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in captured]
     path = _write_mining(workloads, captured, request, result, document, space=space, started=started)
     document["run_directory"] = str(path)
 

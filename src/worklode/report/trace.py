@@ -1,4 +1,4 @@
-"""The trace file of a scheduled step for ui.perfetto.dev: the schedule's events, with what is known of each operator."""
+"""The trace file of a scheduled step for ui.perfetto.dev: the schedule's events and what is known of each operator."""
 
 from __future__ import annotations
 
