@@ -36,6 +36,10 @@ FULL_PRECISION = """
 """
 """AT_FORALL_FP32, AT_FORALL_FP32_SET_OPT_DTYPE and AT_FORALL_DIFFERENT_REDISPATCH_SIGNATURE."""
 
+RECURRENT = "lstm.input lstm.data gru.input gru.data rnn_tanh.input rnn_tanh.data rnn_relu.input rnn_relu.data"
+"""Whole recurrent layers: CUDA runs them in cuDNN, whose autocast rule (`ATen/cudnn/AutocastRNN.cpp`) converts inputs,
+states and weights once per call; below it the cells would convert a weight at every time step."""
+
 WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add"
 """AT_FORALL_PROMOTE."""
 
@@ -44,7 +48,12 @@ def register_autocast(library: Any) -> tuple[Any, ...]:
     """Register the rules; everything else falls through. Keep what is returned alive."""
     fallthrough: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallthrough.fallback(torch.library.fallthrough_kernel, _KEY)
-    for names, target in ((LOW_PRECISION, _low_precision), (FULL_PRECISION, _full_precision), (WIDEST, _widest)):
+    for names, target in (
+        (LOW_PRECISION, _low_precision),
+        (RECURRENT, _low_precision),
+        (FULL_PRECISION, _full_precision),
+        (WIDEST, _widest),
+    ):
         for name in names.split():
             packet, _, overload = name.partition(".")
             operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
