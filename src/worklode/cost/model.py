@@ -15,7 +15,7 @@ from worklode.cost.compiled import Floats, Ints
 from worklode.cost.item_arrays import ItemArrays, item_arrays
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.cost.options import ABOVE_TENSOR_PEAK, FINE, NOT_POSITIVE, core_counts, item_options
-from worklode.cost.tensor_core import INPUTS_STATIONARY, least_core_cycles, split_table
+from worklode.cost.tensor_core import INPUTS_STATIONARY, MOST_CORES, least_core_cycles, split_table
 from worklode.cost.traffic import reread_table
 from worklode.cost.vector_core import SPECIAL_OPERATION_CYCLES, vector_table
 from worklode.errors import Fault, InternalError, SpecError
@@ -262,7 +262,7 @@ class CostModel:
         most_cores = 1 if self.mode == "one-core" else accelerator.num_tensor_cores
         known = self._shapes.get(key)
         if known is None or known.most_cores < most_cores:
-            known = self._build_shape_table(*key, 1 << (most_cores - 1).bit_length() if most_cores > 1 else 1)
+            known = self._build_shape_table(*key, min(MOST_CORES - 1, 1 << (most_cores - 1).bit_length()))
             self._shapes[key] = known
         return known
 
@@ -418,6 +418,12 @@ def _check_accelerator(accelerator: Accelerator, arrays: ItemArrays) -> None:
     demand("num_tensor_cores", accelerator.num_tensor_cores, int(needs_tensor), problem)
     problem = "the workload has vector operations" if needs_vector else "a number of cores is never negative"
     demand("num_vector_cores", accelerator.num_vector_cores, int(needs_vector), problem)
+    if accelerator.num_tensor_cores >= MOST_CORES:
+        found, allowed = str(accelerator.num_tensor_cores), f"less than {MOST_CORES}"
+        problem = "more tensor cores than the model splits over"
+        faults.append(
+            Fault(where="accelerator", path="num_tensor_cores", value=found, problem=problem, allowed=allowed)
+        )
     if accelerator.num_tensor_cores > 0:
         for name in ("tensor_core_rows", "tensor_core_cols"):
             demand(name, getattr(accelerator, name), 1, "a tensor core has rows and columns")

@@ -6,7 +6,7 @@ below never ask for more, so on-chip traffic needs no bound of its own.
 """
 
 # Kernels are one loop nest each.
-# ruff: noqa: PLR0912, PLR0915
+# ruff: noqa: PLR0912
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from worklode.cost.compiled import Floats, Ints, compiled
 
 # Bytes of one partial sum: tensor cores accumulate in 32 bits (Accelerator.mac_dtype).
 PARTIAL_SUM_BYTES = 4
+# Numbers of cores fit into 15 bits of the code of a split [count].
+MOST_CORES = 1 << 15
 # Roles of the operands on the array.
 WEIGHTS_STATIONARY = 0
 INPUTS_STATIONARY = 1
@@ -134,6 +136,92 @@ def on_chip_bytes(
 
 
 @compiled(
+    "void(int64, int64, int64, int64, int64, int64, int64, int64[:, ::1], float64[::1], float64[::1], int64[::1])"
+)
+def split_cycles(
+    batch: int,
+    streamed: int,
+    stationary: int,
+    reduction: int,
+    rows: int,
+    cols: int,
+    most_cores: int,
+    parts: Ints,
+    rows_cycles: Floats,
+    best: Floats,
+    code: Ints,
+) -> None:
+    """Least cycles of a product, in one role of its operands, on exactly p cores, fill left out.
+
+    Args:
+        batch, streamed, stationary, reduction: sizes.
+        rows, cols: of the array.
+        most_cores: P.
+        parts: scratch, [3, P].
+        rows_cycles: scratch, [P + 1].
+        best: out, [P + 1] cycles, infinite where no useful split takes that many.
+        code: out, [P + 1] the split, as `decoded` reads it.
+    """
+    k_folds, n_folds = -(-reduction // rows), -(-stationary // cols)
+    packs = batch > 1 and 2 * stationary <= cols
+    most_m = min(most_cores, -(-streamed // rows))
+    k_count = useful_parts(k_folds, most_cores, parts[0])
+    n_count = useful_parts(n_folds, most_cores, parts[1])
+    b_count = useful_parts(batch, most_cores, parts[2])
+    for p in range(most_cores + 1):
+        best[p] = np.inf
+    for pm in range(1, most_m + 1):
+        rows_cycles[pm] = max(-(-streamed // pm), rows)
+    for k_index in range(k_count):
+        pk = parts[0, k_index]
+        k_fold = -(-k_folds // pk)
+        k_part = min(reduction, k_fold * rows)
+        for n_index in range(n_count):
+            pn = parts[1, n_index]
+            if pk * pn > most_cores:
+                break
+            n_fold = -(-n_folds // pn)
+            n_part = min(stationary, n_fold * cols)
+            for b_index in range(b_count):
+                pb = parts[2, b_index]
+                outer = pk * pn * pb
+                if outer > most_cores:
+                    break
+                b_part = -(-batch // pb)
+                stacked = min(max(1, rows // k_part), cols // n_part, b_part) if packs else 1
+                folds = float(-(-b_part // stacked)) * k_fold * n_fold
+                name = ((pk << 15 | pn) << 15 | pb) << 15
+                most = min(most_m, most_cores // outer)
+                if pk == 1 and not packs:
+                    # Among equals: few parts of the streamed dimension, so that cores share weights.
+                    for pm in range(1, most + 1):
+                        total = folds * rows_cycles[pm]
+                        if total <= best[outer * pm]:
+                            best[outer * pm] = total
+                            code[outer * pm] = name | pm
+                    continue
+                for pm in range(1, most + 1):
+                    m_part = -(-streamed // pm)
+                    # As `streaming_cycles` has it, which only matters in full where loading weights does.
+                    if packs and m_part < rows:
+                        total = streaming_cycles(b_part, m_part, n_part, k_part, rows, cols)
+                    else:
+                        total = folds * rows_cycles[pm]
+                    if pk > 1:
+                        total += reduction_cycles(float(b_part) * m_part * n_part, pk, cols)
+                    if total < best[outer * pm] or (pk == 1 and total == best[outer * pm]):
+                        best[outer * pm] = total
+                        code[outer * pm] = name | pm
+
+
+@compiled("UniTuple(int64, 4)(int64)")
+def decoded(code: int) -> tuple[int, int, int, int]:
+    """Parts along (batch, streamed dimension, stationary dimension, K) of a code of `split_cycles`."""
+    mask = MOST_CORES - 1
+    return code >> 15 & mask, code & mask, code >> 30 & mask, code >> 45
+
+
+@compiled(
     "void(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, int64, int64,"
     " float64[:, ::1], float64[:, ::1], int64[:, :, ::1])"
 )
@@ -163,77 +251,39 @@ def split_table(
         executed: [U] share of the product that is executed (causal masks).
         rows, cols: of the array.
         accumulator_rows: rows of C partial sums a core keeps; more rows load their weights again.
-        most_cores: P.
+        most_cores: P, less than `MOST_CORES`.
         cycles: out, [U, P + 1] cycles on at most p cores, fill included, not increasing in p; column 0 unused.
         sram_bytes: out, [U, P + 1] traffic between SRAM and the cores [bytes] of that split.
         split: out, [U, P + 1, 5] parts along (batch, m, n, k) and role.
     """
-    n_parts = np.empty(most_cores, np.int64)
-    k_parts = np.empty(most_cores, np.int64)
-    b_parts = np.empty(most_cores, np.int64)
-    streamed_part = np.empty(most_cores + 1, np.int64)
+    parts = np.empty((3, most_cores), np.int64)
+    rows_cycles = np.empty(most_cores + 1)
+    best = np.empty((2, most_cores + 1))
+    code = np.zeros((2, most_cores + 1), np.int64)
     fill = float(2 * rows + cols - 2)
     for u in range(len(m)):
-        for p in range(most_cores + 1):
-            cycles[u, p] = np.inf
-        for role in range(2):
-            streamed, stationary = (m[u], n[u]) if role == 0 else (n[u], m[u])
-            k_folds, n_folds = -(-k[u] // rows), -(-stationary // cols)
-            packs = batch[u] > 1 and 2 * stationary <= cols
-            most_m = min(most_cores, -(-streamed // rows))
-            for p in range(1, most_m + 1):
-                streamed_part[p] = -(-streamed // p)
-            k_count = useful_parts(k_folds, most_cores, k_parts)
-            n_count = useful_parts(n_folds, most_cores, n_parts)
-            b_count = useful_parts(batch[u], most_cores, b_parts)
-            for k_index in range(k_count):
-                pk = k_parts[k_index]
-                k_fold = -(-k_folds // pk)
-                k_part = min(k[u], k_fold * rows)
-                for n_index in range(n_count):
-                    pn = n_parts[n_index]
-                    if pk * pn > most_cores:
-                        break
-                    n_fold = -(-n_folds // pn)
-                    n_part = min(stationary, n_fold * cols)
-                    for b_index in range(b_count):
-                        pb = b_parts[b_index]
-                        outer = pk * pn * pb
-                        if outer > most_cores:
-                            break
-                        b_part = -(-batch[u] // pb)
-                        folds = float(b_part) * k_fold * n_fold
-                        for pm in range(1, min(most_m, most_cores // outer) + 1):
-                            m_part = streamed_part[pm]
-                            if packs:
-                                total = streaming_cycles(b_part, m_part, n_part, k_part, rows, cols)
-                            else:
-                                total = folds * max(m_part, rows)
-                            if pk > 1:
-                                total += reduction_cycles(float(b_part) * m_part * n_part, pk, cols)
-                            p = outer * pm
-                            # Among equals: no split of K, then few parts of the streamed dimension (weights shared).
-                            if total < cycles[u, p] or (total == cycles[u, p] and pk == 1 and split[u, p, 4] == role):
-                                cycles[u, p] = total
-                                split[u, p, 0] = pb
-                                split[u, p, 1] = pm if role == 0 else pn
-                                split[u, p, 2] = pn if role == 0 else pm
-                                split[u, p, 3] = pk
-                                split[u, p, 4] = role
+        split_cycles(batch[u], m[u], n[u], k[u], rows, cols, most_cores, parts, rows_cycles, best[0], code[0])
+        split_cycles(batch[u], n[u], m[u], k[u], rows, cols, most_cores, parts, rows_cycles, best[1], code[1])
+        least = np.inf
         for p in range(1, most_cores + 1):
-            if p > 1 and cycles[u, p] >= cycles[u, p - 1]:
+            role = 1 if best[1, p] < best[0, p] else 0
+            if best[role, p] >= least:
                 cycles[u, p] = cycles[u, p - 1]
                 sram_bytes[u, p] = sram_bytes[u, p - 1]
                 split[u, p] = split[u, p - 1]
                 continue
-            pk, role = split[u, p, 3], split[u, p, 4]
+            least = best[role, p]
+            pb, ps, pt, pk = decoded(code[role, p])
             streamed, stationary = (m[u], n[u]) if role == 0 else (n[u], m[u])
-            pm, pn = (split[u, p, 1], split[u, p, 2]) if role == 0 else (split[u, p, 2], split[u, p, 1])
+            cycles[u, p] = np.ceil(least * executed[u]) + fill
             sram_bytes[u, p] = executed[u] * on_chip_bytes(
-                batch[u], streamed, stationary, k[u], pm, pn, pk, cols, accumulator_rows, element_bytes[u]
+                batch[u], streamed, stationary, k[u], ps, pt, pk, cols, accumulator_rows, element_bytes[u]
             )
-        for p in range(1, most_cores + 1):
-            cycles[u, p] = np.ceil(cycles[u, p] * executed[u]) + fill
+            split[u, p, 0] = pb
+            split[u, p, 1] = ps if role == 0 else pt
+            split[u, p, 2] = pt if role == 0 else ps
+            split[u, p, 3] = pk
+            split[u, p, 4] = role
 
 
 @compiled("void(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, float64[::1])")
