@@ -47,7 +47,7 @@ def built(name: str) -> tuple[torch.nn.Module, Any, Callable[[], Any]]:
 
 def as_on_a_gpu() -> tuple[Any, Any]:
     """Attention and recurrent cells as matrix products the flop counter sees."""
-    return sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)  # type: ignore[no-untyped-call]
+    return sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)
 
 
 def counted_flops(name: str, *, backward: bool) -> int:
@@ -58,7 +58,7 @@ def counted_flops(name: str, *, backward: bool) -> int:
         value = loss()
         if backward:
             value.backward()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def saved_storages(name: str) -> list[int]:
@@ -90,7 +90,7 @@ class RealOperator(NamedTuple):
     writes: frozenset[int]
 
 
-class RealRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class RealRecorder(TorchDispatchMode):
     """Operators as they run on real tensors: name, storages read, storages written. Views and allocations left out."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class RealRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # storages, not tensors: autograd takes over a gradient only while nobody else holds it
         self._kept.extend(t.untyped_storage() for t in (*reads, *results))
         namespace, packet = func._schema.name.split("::")
-        if namespace != "aten" or packet in _ALLOCATES:
+        if namespace != "aten" or packet in _ALLOCATES or torch.Tag.inplace_view in func.tags:
             return result
         written = {
             id(value)
@@ -129,7 +129,7 @@ def recorded(name: str, optimizer: Callable[..., Any] | None = None) -> list[Rea
     """Operators of forward and backward (and of an optimizer's second step) on real tensors."""
     module, _, loss = built(name)
     recorder = RealRecorder()
-    with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+    with torch.backends.mkldnn.flags(enabled=False):
         with recorder:
             loss().backward()
         if optimizer is not None:

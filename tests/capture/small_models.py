@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 (torch's own habit)
 
 
 def mlp(batch: int = 8) -> Any:
@@ -51,10 +51,10 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Any:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         batch, length, width = x.shape
         parts = self.qkv(self.norm_1(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = self.attend(*parts.unbind(0)).transpose(1, 2).reshape(batch, length, width)
@@ -65,7 +65,7 @@ class Block(nn.Module):
 class ExplicitBlock(Block):
     """Attention written out, so that a real CPU runs the same operators."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Any:
         return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1) @ v
 
 
@@ -124,7 +124,7 @@ class InPlace(nn.Module):
         self.register_buffer("seen", torch.zeros(8))
         self.register_buffer("table", torch.zeros(4, 8))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = self.first(x)
         h.relu_()
         with torch.no_grad():
@@ -134,6 +134,8 @@ class InPlace(nn.Module):
         out = torch.empty_like(h)
         out[:, :4] = h[:, :4] * 2
         out[:, 4:] = h[:, 4:]
+        for _ in range(2):
+            out = (out * 2).unsqueeze_(0).squeeze_(0)
         return self.second(out + self.table.sum())
 
 
@@ -142,7 +144,7 @@ def in_place(batch: int = 4) -> Any:
 
 
 class Frozen(nn.Module):
-    """A frozen layer, an unused parameter, a parameter broadcast over the batch, a bias fed by an input gradient only."""
+    """Frozen layer, unused parameter, a parameter expanded over the batch, a bias fed by an input gradient only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +154,7 @@ class Frozen(nn.Module):
         self.mix = nn.Parameter(torch.zeros(8, 6))
         self.unused = nn.Parameter(torch.zeros(3))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = self.frozen(x) + self.bias
         return torch.bmm(h, self.mix.expand(x.shape[0], 8, 6))
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from worklode.capture import CaptureOptions, Workload, capture, capture_module
-from worklode.capture.api import saved_graph_path
+from worklode.capture.workload import saved_graph_path
 from worklode.graph.file import graph_to_bytes, save_graph
 from worklode.graph.operator import Phase
 from worklode.graph.validate import graph_faults
@@ -112,7 +112,8 @@ def test_batch_and_seq_len_go_where_the_signature_has_them() -> None:
     [
         "def step():\n    d = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
         "    return nn.Linear(8, 3).to(d), torch.randn(4, 8).to(d)\n",
-        "def step():\n    return nn.Linear(8, 3, device='cuda').cuda(), torch.randn(4, 8, device='cuda').pin_memory()\n",
+        "def step():\n    x = torch.randn(4, 8, device='cuda').pin_memory()\n"
+        "    return nn.Linear(8, 3, device='cuda').cuda(), x\n",
         "class Net(nn.Linear):\n    def forward(self, x):\n"
         "        return super().forward(x.to('cuda')) + torch.ones(3, device='cuda')\n"
         "def step():\n    return Net(8, 3), torch.randn(4, 8)\n",

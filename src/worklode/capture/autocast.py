@@ -46,7 +46,7 @@ WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put t
 
 def register_autocast(library: Any) -> tuple[Any, ...]:
     """Register the rules; everything else falls through. Keep what is returned alive."""
-    fallthrough: Any = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
+    fallthrough: Any = torch.library.Library("_", "IMPL")
     fallthrough.fallback(torch.library.fallthrough_kernel, _KEY)
     for names, target in (
         (LOW_PRECISION, _low_precision),

@@ -50,8 +50,9 @@ def copy_without_weights(module: nn.Module) -> nn.Module:
         CaptureError: the module cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if is_lazy(tensor):
+    attributes = [value for child in module.modules() for value in vars(child).values()]
+    for tensor in (*module.parameters(), *module.buffers(), *attributes):
+        if not isinstance(tensor, torch.Tensor) or is_lazy(tensor):
             continue
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

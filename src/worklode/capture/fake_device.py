@@ -32,14 +32,14 @@ class _Backend(_DummyBackendModule):  # type: ignore[no-any-unimported, misc, un
         return [torch.bfloat16, torch.float16]
 
 
-class AcceleratorFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
+class AcceleratorFakeMode(FakeTensorMode):
     """Fake tensors on the accelerator.
 
     `deepcopy` of a fake parameter would copy its mode and corrupt the process, so the mode copies to itself.
     """
 
     def __init__(self) -> None:
-        super().__init__(allow_non_fake_inputs=True)
+        super().__init__(allow_non_fake_inputs=True, allow_fallback_kernels=False)
 
     @property
     def avoid_device_init(self) -> bool:
@@ -63,15 +63,16 @@ def accelerator() -> torch.device:
 
 
 def _register_operators() -> None:
-    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("aten", "IMPL")
     _libraries.append(library)
     library.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
+    library.impl("_fused_rms_norm", _never_run, "PrivateUse1")
     library.impl("_thnn_fused_gru_cell", _gru_cell, "Meta")
     library.impl("_thnn_fused_gru_cell_backward", _gru_cell_backward, "Meta")
     _libraries.extend(register_autocast(library))
 
 
-def _attention(  # noqa: PLR0917 (the signature of the operator it stands for)
+def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -82,11 +83,29 @@ def _attention(  # noqa: PLR0917 (the signature of the operator it stands for)
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Attention as one operator forward and one backward, as flash attention runs it; of the mask only shape counts."""
+    """Attention as one operator forward and one backward, as flash attention runs it; of the mask only shape counts.
+
+    Where there is no head dimension GPUs have no fused kernel either, and torch writes the products out.
+    """
+    if query.dim() != 4:
+        written_out = torch.ops.aten._scaled_dot_product_attention_math
+        parts = written_out(
+            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+        )
+        return parts[0]  # type: ignore[no-any-return]
     mask = None if attn_mask is None else attn_mask.expand(*query.shape[:-1], key.shape[-2])
     fused = torch.ops.aten._scaled_dot_product_fused_attention_overrideable
     result: torch.Tensor = fused(query, key, value, mask, dropout_p, is_causal, scale=scale)[0]
     return result
+
+
+def _never_run(*args: object) -> None:
+    """Kernel of an operator that torch takes apart on devices without one: having it keeps the operator whole.
+
+    RMS norm is then one operator forward and one backward that keep the input and a number per row, as on a GPU. Fake
+    tensors find the shapes on meta, so the kernel itself is never reached.
+    """
+    raise AssertionError("an operator ran on the fake accelerator")
 
 
 def _empty(like: torch.Tensor, *shape: int) -> torch.Tensor:

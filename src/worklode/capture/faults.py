@@ -24,7 +24,6 @@ _DATA_DEPENDENT = (
     DataDependentError,
     fake_tensor.DataDependentOutputException,
     fake_tensor.DynamicOutputShapeException,
-    fake_tensor.UnsupportedOperatorException,
 )
 
 
@@ -70,6 +69,16 @@ def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | No
                 value=_construct(error),
                 problem=f"{doing} depends on the values of tensors, and a capture has none",
                 allowed="shapes, sizes and branches that follow from the shapes of the inputs",
+            )
+        )
+    if isinstance(error, fake_tensor.UnsupportedOperatorException):
+        return CaptureError(
+            Fault(
+                where=where,
+                path=path,
+                value=str(error.func),
+                problem=f"{doing} uses an operator whose shapes torch cannot work out without running it",
+                allowed="operators with a meta kernel (for an operator of your own: torch.library.register_fake)",
             )
         )
     text = " ".join(str(error).split()).partition(" Exception raised from")[0][:500]

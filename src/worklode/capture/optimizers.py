@@ -12,19 +12,17 @@ from torch.optim import optimizer as torch_optimizer
 
 from worklode.errors import CaptureError, Fault
 
-Make = Callable[[list[torch.nn.Parameter]], Any]
-
 LEARNING_RATE = 1e-3
 """Assumption: any value, the graph does not depend on it."""
 
 MOMENTUM = 0.9
 """The usual value; only whether it is zero shapes the graph."""
 
-_MAKERS: dict[str, Make] = {
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, fused=True),
-    "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM, fused=True),
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True),
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True),
+_CLASSES: dict[str, tuple[Callable[..., Any], dict[str, float]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "sgd-momentum": (torch.optim.SGD, {"momentum": MOMENTUM}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
 }
 
 
@@ -34,7 +32,7 @@ def make_optimizer(choice: str | Callable[..., Any], parameters: list[torch.nn.P
     Raises:
         CaptureError: what the callable returns has no `step`.
     """
-    optimizer = _MAKERS[choice](parameters) if isinstance(choice, str) else choice(parameters)
+    optimizer = _named(choice, parameters) if isinstance(choice, str) else choice(parameters)
     if not callable(getattr(optimizer, "step", None)):
         raise CaptureError(
             Fault(
@@ -46,6 +44,13 @@ def make_optimizer(choice: str | Callable[..., Any], parameters: list[torch.nn.P
             )
         )
     return optimizer
+
+
+def _named(name: str, parameters: list[torch.nn.Parameter]) -> Any:
+    """An optimizer by name, in its fused form; that one refuses the sparse gradients of `Embedding(sparse=True)`."""
+    make, options = _CLASSES[name]
+    sparse = any(p.grad is not None and p.grad.layout is not torch.strided for p in parameters)
+    return make(parameters, lr=LEARNING_RATE, fused=not sparse, **options)
 
 
 @contextmanager

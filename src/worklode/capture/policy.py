@@ -76,7 +76,7 @@ def selection(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         source = args[0]
         return args, source.new_empty((source.numel(), source.dim()), dtype=torch.long)
     if func is aten.masked_select.default:
-        shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
         return args, args[0].new_empty((prod(shape),))
     replaced = (args[0], _all_indices(args[1]), *args[2:])
     return replaced, func(*replaced, **kwargs)

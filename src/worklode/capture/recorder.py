@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worklode.capture import policy
@@ -39,22 +39,42 @@ _CONSTANTS = frozenset(("lift", "lift_fresh", "lift_fresh_copy"))
 """Packets that bring a number written in the program (`torch.tensor(3)`) into the step."""
 
 _DEVICE = torch.ops.prim.device.default
-_EMBEDDING = torch.ops.aten.embedding.default
+_STEPS_DONE = 1000.0
+"""What an optimizer is told when it asks for its step count. Assumption: any number past the warm-up of bias
+corrections (RAdam's starts to rectify after five steps); the shapes do not depend on it."""
+
 _SILENT_NAMESPACES = ("prim", "profiler")
 
 
 class _Operator:
     """What the recorder wants to know of an operator overload, found out once."""
 
-    __slots__ = ("chooses", "constant", "is_view", "multi_tensor", "mutates", "name", "refused", "silent")
+    __slots__ = (
+        "chooses",
+        "constant",
+        "is_view",
+        "multi_tensor",
+        "mutates",
+        "name",
+        "only_writes",
+        "refused",
+        "silent",
+    )
 
     def __init__(self, func: OpOverload) -> None:
         namespace, packet = func._schema.name.split("::")
         self.name = f"{namespace}.{packet}"
         self.is_view = func.is_view
         self.constant = packet in _CONSTANTS
-        self.silent = namespace in _SILENT_NAMESPACES or func.is_view or self.constant or packet in _ALLOCATIONS
+        self.silent = (
+            namespace in _SILENT_NAMESPACES
+            or func.is_view
+            or torch.Tag.inplace_view in func.tags  # `unsqueeze_`: another shape, the same values
+            or self.constant
+            or packet in _ALLOCATIONS
+        )
         self.mutates = func._schema.is_mutable
+        self.only_writes = self.mutates and all(r.alias_info is not None for r in func._schema.returns)
         self.multi_tensor = is_multi_tensor(func)
         self.refused = policy.REFUSED.get(str(func), "")
         self.chooses = func in policy.SELECTIONS
@@ -83,7 +103,7 @@ class _Known:
         self.remake = remake
 
 
-class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StepRecorder(TorchDispatchMode):
     """Records operators while `phase` is set; answers data-dependent questions by `policy` at all times."""
 
     def __init__(self, module_names: dict[int, str], fakes: Fakes, mode: FakeTensorMode, device: torch.device) -> None:
@@ -92,7 +112,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.phase: Phase | None = None
         self.owner_of: dict[int, str] = {}
-        self.reuses_results = True
         self._module_names = module_names
         self._fakes = fakes
         self._results = ResultMaker(mode, device)
@@ -229,12 +248,21 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known is not None and known.remake is not None:
             result = known.remake(tensors)
         else:
-            result = func(*args, **kwargs)
+            result = self._ask_torch(func, operator, args, kwargs)
             if known is None:
                 known = self._known[key] = self._learn(func, operator, args, kwargs, result)
         if self.phase is not None:
             self._add(operator, known, tensors, result)
         return result
+
+    def _ask_torch(self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Have torch work out the result; one that is only the written argument needs no shape rule."""
+        try:
+            return func(*args, **kwargs)
+        except UnsupportedOperatorException:
+            if operator.only_writes and isinstance(args[0], torch.Tensor):
+                return args[0]
+            raise
 
     def _run_multi_tensor(
         self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -285,11 +313,13 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> _Known:
         """What there is to know of a call not seen before."""
+        if operator.silent and operator.mutates:
+            return _Known(-1, (), None)
         call, inputs, outputs = record_call(func, args, kwargs, result)
         tensors = list(inputs)
         results = _tensors_of(result)
         remake = None
-        if self.reuses_results and not operator.multi_tensor:
+        if not operator.multi_tensor:
             remake = self._results.remake(
                 tensors=tensors, result=result, is_view=operator.is_view, mutates=operator.mutates
             )
@@ -319,7 +349,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(tensor, FakeTensor) or tensor.constant is not None:
             return func(*args)
         if self.phase in (None, Phase.OPTIMIZER) and tensor.dtype != torch.bool:
-            return 1.0 if tensor.dtype.is_floating_point else 1  # the step count of an optimizer
+            return _STEPS_DONE if tensor.dtype.is_floating_point else int(_STEPS_DONE)
         answer, note = policy.scalar(tensor, self._last_writer.get(self.storage(tensor), ""))
         self._note(note)
         return answer
