@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worklode.errors import InternalError
 from worklode.schedule.bounds import lower_bounds
 from worklode.schedule.list_kernel import share_bandwidth
-from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.list_scheduler import improve, schedule
 from worklode.schedule.options import option_table
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import Options, problem_from_lists, random_problem, training_problem
@@ -196,6 +196,26 @@ def test_shares_of_bandwidth(demand: list[float], strict: bool) -> None:
         assert rate * wanted == pytest.approx(served, abs=1e-9)
     else:
         assert rate[wanted <= 1.0 / len(demand)] == pytest.approx(1.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(problem=problems)
+def test_local_search_is_valid_never_worse_and_repeatable(problem: ScheduleProblem) -> None:
+    better = improve(problem, evaluations=20, segments=True)
+    verify(problem, better)
+    assert better.makespan_s <= schedule(problem).makespan_s
+    assert better.makespan_s >= lower_bounds(problem).makespan_s
+    again = improve(problem, evaluations=20)
+    assert (again.start_s == better.start_s).all()
+
+
+def test_local_search_helps_where_branches_compete() -> None:
+    problem = training_problem(6, branches=3, num_tensor_cores=16, num_vector_cores=16, serial_share=0.05)
+    bound = lower_bounds(problem).makespan_s
+    before = schedule(problem).makespan_s
+    after = improve(problem, evaluations=300, lower_bound_s=bound).makespan_s
+    assert after < 0.97 * before
+    assert after >= bound
 
 
 def serial_generation(problem: ScheduleProblem, options: tuple[int, ...], order: tuple[int, ...]) -> float:
