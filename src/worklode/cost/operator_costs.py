@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OperatorCosts:
     """Allocation options of U work items, O options in all. Options of one item ascend in cores and strictly
-    descend in `compute_s` (dominated allocations are left out), except that the first is always there.
+    descend in `compute_s` (dominated allocations are left out), except that the first is always there, and the last
+    (all cores) may be no faster than the one before where its larger share of the SRAM saves HBM traffic. Neither
+    `compute_s` nor `hbm_bytes` ever rises from one option of an item to the next.
 
     Attributes:
         option_start: [U + 1] options of item u are `option_start[u]` up to `option_start[u + 1]`.
