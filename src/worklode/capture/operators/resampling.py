@@ -41,7 +41,8 @@ def upsample(taps: int) -> Rule:
 
     def rule(call: Call) -> tuple[Description, ...]:
         x, result = tensor(call, 0), call.outputs[0]
-        per_result = separable_ops(_taps(call, x.shape[2:], result.shape[2:], taps))
+        found = _taps(call, x.shape[2:], result.shape[2:], taps)
+        per_result = 1 if taps == NEAREST_TAPS else separable_ops(found)
         kind = OperatorKind.MOVEMENT if taps == NEAREST_TAPS else OperatorKind.ELEMENTWISE
         return on_lanes(call, kind, Lanes(per_result * result.elements))
 

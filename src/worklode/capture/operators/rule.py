@@ -204,7 +204,7 @@ def on_lanes(
         simple_ops=lanes.simple,
         special_ops=lanes.special,
         vector_elements=streamed_elements(call, read_bytes, write_bytes),
-        reduction_bytes=reduction_bytes,
+        reduction_bytes=min(reduction_bytes, sum(read_bytes)),
         random_accesses=random_accesses,
         random_access_bytes=random_access_bytes if random_accesses else 0,
         serial_steps=serial_steps,
