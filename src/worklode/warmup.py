@@ -17,6 +17,9 @@ from worklode.graph.operator import Access, Operator, OperatorKind, Phase, Tenso
 from worklode.graph.training_graph import TrainingGraph, WorkloadInfo
 from worklode.graph.work import Product, Work
 
+_LAYERS = 3
+_BYTES = 100_000  # of every tensor [bytes]; any size compiles the same kernels
+
 # How this package marks a kernel (the decorators of schedule.compiled and cost.compiled).
 _KERNEL = re.compile(r"^@compiled\b.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 
@@ -33,35 +36,65 @@ def compiled_kernels() -> dict[str, int]:
 
 
 def tiny_graph() -> TrainingGraph:
-    """A training step of one linear layer with an activation: a product and lane work in every phase."""
-    product = Product(batch=1, m=8, n=16, k=32, a_elements=256, b_elements=512, c_elements=128, element_bytes=2)
-    lanes = Work(simple_ops=512, special_ops=128, vector_elements=640, reduction_bytes=64)
-    roles = (TensorRole.INPUT, TensorRole.PARAMETER, TensorRole.ACTIVATION, TensorRole.ACTIVATION, TensorRole.GRADIENT)
-    tensors = tuple(
-        Tensor(storage=i, bytes=1024, dtype="bfloat16", role=role, producer=max(-1, i - 2), saved=i == 2)
-        for i, role in enumerate((*roles, TensorRole.PARAMETER))
-    )
+    """A training step of three linear layers with activations.
 
-    def operator(kind: OperatorKind, phase: Phase, work: Work, reads: tuple[int, ...], write: int) -> Operator:
-        return Operator(
+    Weight gradients beside the path of the input gradients make schedulers choose, so that all their policies run.
+    """
+    graph = _Builder()
+    value = graph.tensor(TensorRole.INPUT)
+    weights = [graph.tensor(TensorRole.PARAMETER) for _ in range(_LAYERS)]
+    inputs = []
+    for weight in weights:
+        inputs.append(value)
+        value = graph.product(Phase.FORWARD, (value, weight), TensorRole.ACTIVATION)
+        value = graph.lanes(Phase.FORWARD, (value,), TensorRole.ACTIVATION)
+    gradient = graph.lanes(Phase.LOSS, (value,), TensorRole.ACTIVATION_GRADIENT)
+    for weight, layer_input in zip(reversed(weights), reversed(inputs), strict=True):
+        weight_gradient = graph.product(Phase.BACKWARD, (gradient, layer_input), TensorRole.GRADIENT)
+        gradient = graph.product(Phase.BACKWARD, (gradient, weight), TensorRole.ACTIVATION_GRADIENT)
+        graph.lanes(Phase.OPTIMIZER, (weight, weight_gradient), TensorRole.PARAMETER)
+    info = WorkloadInfo(name="warm-up", parameters=0, trainable_parameters=0, samples=1, tokens=0)
+    return TrainingGraph(info=info, tensors=tuple(graph.tensors), operators=tuple(graph.operators))
+
+
+class _Builder:
+    """Appends operators of growing size, each with one result of its own storage."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.operators: list[Operator] = []
+
+    def tensor(self, role: TensorRole, producer: int = -1) -> int:
+        index = len(self.tensors)
+        saved = role is TensorRole.ACTIVATION
+        tensor = Tensor(storage=index, bytes=_BYTES, dtype="bfloat16", role=role, producer=producer, saved=saved)
+        self.tensors.append(tensor)
+        return index
+
+    def product(self, phase: Phase, reads: tuple[int, ...], role: TensorRole) -> int:
+        m = 128 * (len(self.operators) + 1)
+        product = Product(
+            batch=1, m=m, n=512, k=384, a_elements=m * 384, b_elements=512 * 384, c_elements=m * 512, element_bytes=2
+        )
+        return self._operator(OperatorKind.MATMUL, phase, Work(products=(product,)), reads, role)
+
+    def lanes(self, phase: Phase, reads: tuple[int, ...], role: TensorRole) -> int:
+        work = Work(simple_ops=200_000, special_ops=50_000, vector_elements=150_000, reduction_bytes=64)
+        return self._operator(OperatorKind.ELEMENTWISE, phase, work, reads, role)
+
+    def _operator(self, kind: OperatorKind, phase: Phase, work: Work, reads: tuple[int, ...], role: TensorRole) -> int:
+        written = self.tensor(role, producer=len(self.operators))
+        operator = Operator(
             name=f"tiny.{kind}",
             kind=kind,
             phase=phase,
             module="",
             work=work,
-            reads=tuple(Access(tensor=index, bytes=1024) for index in reads),
-            writes=(Access(tensor=write, bytes=1024),),
+            reads=tuple(Access(tensor=index, bytes=_BYTES) for index in reads),
+            writes=(Access(tensor=written, bytes=_BYTES),),
         )
-
-    matrix = Work(products=(product,))
-    operators = (
-        operator(OperatorKind.MATMUL, Phase.FORWARD, matrix, (0, 1), 2),
-        operator(OperatorKind.ELEMENTWISE, Phase.FORWARD, lanes, (2,), 3),
-        operator(OperatorKind.MATMUL, Phase.BACKWARD, matrix, (2, 3), 4),
-        operator(OperatorKind.OPTIMIZER, Phase.OPTIMIZER, lanes, (1, 4), 5),
-    )
-    info = WorkloadInfo(name="warm-up", parameters=512, trainable_parameters=512, samples=8, tokens=0)
-    return TrainingGraph(info=info, tensors=tensors, operators=operators)
+        self.operators.append(operator)
+        return written
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ TENSOR, VECTOR = [(2, 0, 1e-3, 5e5)], [(0, 1, 5e-4, 1e6)]
 
 @pytest.fixture(scope="module")
 def events() -> list[dict[str, Any]]:
+    graph = tiny_graph()
+    four = replace(graph, operators=graph.operators[:4])  # two layers' forward: product, activation, and again
     problem = problem_from_lists(
         [[], [0], [1], [2]],
         [TENSOR, VECTOR, TENSOR, VECTOR],
@@ -24,7 +27,7 @@ def events() -> list[dict[str, Any]]:
         num_vector_cores=1,
         hbm_bytes_per_s=1e11,
     )
-    document = json.loads(trace_text(tiny_graph(), problem, schedule(problem, segments=True)))
+    document = json.loads(trace_text(four, problem, schedule(problem, segments=True)))
     assert document["otherData"] == {"workload": "warm-up"}
     return list(document["traceEvents"])
 
