@@ -31,6 +31,9 @@ ACTIONS = (
     "slice",
     "concatenate",
     "gather",
+    "attention",
+    "row statistic",
+    "update",
     "collective",
     "parameter",
     "phase",
@@ -87,6 +90,14 @@ def _act(draw: st.DrawFn, b: GraphBuilder, live: list[int], action: str) -> None
         case "gather":
             work = Work(random_accesses=size, random_access_bytes=2, vector_elements=2 * size)
             live.extend(b.op("gather", OperatorKind.GATHER, (read,), (size,), work=work))
+        case "attention" if size == ROWS * WIDTH:
+            live.append(_attention(draw, b, read, other))
+        case "row statistic" if size == ROWS * WIDTH:
+            statistic = b.elementwise(b.reduction(b.elementwise(read), ROWS))
+            live.extend([statistic, b.elementwise(read, statistic)])
+        case "update":
+            b.phase = Phase.OPTIMIZER
+            b.in_place(b.parameter(size, f"w{len(b.tensors)}"), read)
         case "collective":
             live.extend(b.op("all_reduce", OperatorKind.COLLECTIVE, (read,), (size,)))
         case "parameter":
@@ -100,6 +111,20 @@ def _act(draw: st.DrawFn, b: GraphBuilder, live: list[int], action: str) -> None
             live.extend(b.op("zeros_like", OperatorKind.ELEMENTWISE, ((read, 0),), (size,), work=Work(simple_ops=size)))
         case _:
             live.append(b.elementwise(read))
+
+
+def _attention(draw: st.DrawFn, b: GraphBuilder, query: int, key: int) -> int:
+    """Scores wider than their operands, a row-wise operator, context; with neighbours here and there."""
+    heads, length, width = 2, ROWS, WIDTH // 2
+    scores = b.matmul(query, key, length, length, width, batch=heads)
+    if draw(st.booleans()):
+        scores = b.elementwise(scores)
+    scores = b.softmax(scores, length)
+    if draw(st.booleans()):
+        scores, _ = b.dropout(scores)
+    if draw(st.booleans()):
+        b.matmul(scores, query, length, width, length, batch=heads)
+    return b.matmul(scores, key, length, width, length, batch=heads)
 
 
 def _write_part(b: GraphBuilder, live: list[int], old: int) -> None:

@@ -155,18 +155,18 @@ class Legality:
         A weight gradient that is ready early must not wait for what is added to it at the end of backward. Readers of a
         later phase are in no hurry.
         """
+        early = [part for part in parts if self.group[part].depth != depth]
+        return any(self.group[part].anchor >= 0 or self.is_read_in_phase(part, parts) for part in early)
+
+    def is_read_in_phase(self, part: int, parts: set[int]) -> bool:
+        """Is anything a part makes read in its own phase by an operator outside the parts?"""
         facts, find = self.facts, self.grouping.find
         phase = facts.phase
-        for part in parts:
-            if self.group[part].depth == depth:
-                continue
-            if self.group[part].anchor >= 0:
-                return True
-            for operator in self.grouping.members[part]:
-                for access in facts.graph.operators[operator].writes:
-                    for reader, _ in facts.readers[access.tensor]:
-                        if phase[reader] == phase[operator] and find(reader) not in parts:
-                            return True
+        for operator in self.grouping.members[part]:
+            for access in facts.graph.operators[operator].writes:
+                for reader, _ in facts.readers[access.tensor]:
+                    if phase[reader] == phase[operator] and find(reader) not in parts:
+                        return True
         return False
 
     def crossing(self, operator: int, part: int, parts: set[int]) -> list[tuple[int, int, int]]:

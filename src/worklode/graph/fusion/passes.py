@@ -208,29 +208,41 @@ def _only_makes(facts: GraphFacts, front: list[int], operand: int, product: int,
 
 
 def fuse_updates(legality: Legality) -> None:
-    """Group weight updates: those of a block instance, and neighbours outside blocks up to a share of the bytes."""
+    """Group weight updates: those of a block instance, and neighbours outside blocks up to a share of the bytes.
+
+    Only what ends the iteration is grouped: nothing in the optimizer waits for it.
+    """
     graph, grouping = legality.facts.graph, legality.grouping
-    updates = [group for group in grouping.in_order() if legality.group[group].phase == OPTIMIZER_CLASS]
-    bytes_of = {group: _updated_bytes(legality.facts, grouping.members[group]) for group in updates}
-    limit = max(1, int(sum(bytes_of.values()) * legality.options.update_share))
+    offset = _update_offsets(legality.facts)
+    limit = max(1, int(sum(graph.tensors[tensor].bytes for tensor in offset) * legality.options.update_share))
     buckets: dict[tuple[int, int], list[int]] = {}
-    passed = 0
-    for group in updates:
-        first = graph.operators[grouping.members[group][0]]
+    for group in grouping.in_order():
         found = legality.group[group]
-        outside = first.block < 0
-        key = (-1, passed // limit) if outside else (first.block, first.instance)
-        passed += bytes_of[group] if outside else 0
-        if not found.closed and found.anchor < 0 and not found.rows:
+        if found.phase != OPTIMIZER_CLASS or found.closed or found.anchor >= 0 or found.rows:
+            continue
+        members = [graph.operators[member] for member in grouping.members[group]]
+        updated = [access.tensor for member in members for access in member.writes if access.tensor in offset]
+        if updated and not legality.is_read_in_phase(group, {group}):
+            first = members[0]
+            key = (-1, offset[updated[0]] // limit) if first.block < 0 else (first.block, first.instance)
             buckets.setdefault(key, []).append(group)
     for bucket in buckets.values():
         _merge_independent(legality, bucket)
 
 
-def _updated_bytes(facts: GraphFacts, members: list[int]) -> int:
-    """Bytes of parameters and states that leave these operators in their last version: the same fused or not."""
-    writes = (access for member in members for access in facts.graph.operators[member].writes)
-    return sum(a.bytes for a in writes if facts.stays[a.tensor] and facts.following[a.tensor] < 0)
+def _update_offsets(facts: GraphFacts) -> dict[int, int]:
+    """Where the last version of everything the optimizer updates would lie, one after another [bytes].
+
+    In the order of the tensors, which fusion keeps: what shares a bucket does not depend on what is fused already.
+    """
+    found: dict[int, int] = {}
+    end = 0
+    for index, tensor in enumerate(facts.graph.tensors):
+        updated = tensor.producer >= 0 and facts.phase[tensor.producer] == OPTIMIZER_CLASS
+        if updated and facts.stays[index] and facts.following[index] < 0:
+            found[index] = end
+            end += tensor.bytes
+    return found
 
 
 def _merge_independent(legality: Legality, bucket: list[int]) -> None:
