@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("torch", reason="workloads are captured with torch")
 
-from worklode import cli  # noqa: E402  (after the check for torch)
-from worklode.graph.file import GRAPH_SUFFIX  # noqa: E402
+from worklode import cli
+from worklode.graph.file import GRAPH_SUFFIX
 
 Captured = pytest.CaptureFixture[str]
 
-NET = '''
+NET = """
 import torch
 from torch import nn
 
@@ -26,7 +26,7 @@ def make(batch=4):
 
 def wrong(batch=4):
     return 3
-'''
+"""
 
 # A design of the smallest presets' size: the searches of these tests take a fraction of a second.
 BUDGET = "tpuv2"
