@@ -151,7 +151,7 @@ def test_several_workloads_share_one_design(capsys: Captured) -> None:
 
 
 def test_infeasible_is_3_and_names_the_way_out(capsys: Captured) -> None:
-    code, out, err = run(capsys, "mine", "net.py:make", "--area", "1mm2", "--tdp", "1W")
+    code, out, _ = run(capsys, "mine", "net.py:make", "--area", "1mm2", "--tdp", "1W")
     assert code == 3
     assert "No design of the space keeps the limits" in out
     assert "raise" in out

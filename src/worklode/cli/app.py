@@ -144,9 +144,13 @@ def mine(
     tdp: Annotated[
         str | None, typer.Option("--tdp", help="Thermal design power, such as 280W.", show_default=False)
     ] = None,
-    fit_memory: Annotated[
-        bool, typer.Option("--fit-memory", help="Only designs whose HBM holds the training step.")
-    ] = False,
+    memory: Annotated[
+        options.MemoryRule,
+        typer.Option(
+            "--memory",
+            help="fit: only designs whose HBM holds the step; ignore: any; auto: fit where the budget's own HBM does.",
+        ),
+    ] = "auto",
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
     ] = "throughput",
@@ -190,7 +194,7 @@ def mine(
         budget=budget,
         area=area,
         tdp=tdp,
-        fit_memory=fit_memory,
+        memory=memory,
         objective=objective,
         top_k=top_k,
         space=space,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worklode.cli.faults import Faults
-from worklode.cli.options import ModeName
+from worklode.cli.options import MemoryRule, ModeName
 from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
 from worklode.cli.progress import shown_progress
 
@@ -52,7 +52,7 @@ class MineRequest:
     budget: str | None
     area: str | None
     tdp: str | None
-    fit_memory: bool
+    memory: MemoryRule
     objective: str
     top_k: int
     space: Path | None
@@ -180,7 +180,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
             budget=baseline,
             area_mm2=area_mm2,
             tdp_w=tdp_w,
-            fit_memory=request.fit_memory,
+            memory=request.memory,
             objective=objective or request.objective,
             space=space,
             technology=constants,
@@ -237,6 +237,7 @@ def _write_mining(
             "limits": document["constraints"],
             "objective": document["objective"],
             "mode": request.mode,
+            "memory": request.memory,
             "top_k": request.top_k,
             "max_time": request.max_time,
             "technology": request.technology,

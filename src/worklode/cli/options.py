@@ -58,6 +58,7 @@ NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Capture again even where a cached graph fits.", rich_help_panel=_STEP)
 ]
 
+MemoryRule = Literal["auto", "fit", "ignore"]
 ModeName = Literal["split", "one-core"]
 Mode = Annotated[
     ModeName, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")

@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worklode.report.quantity import (
-    MISSING,
-    area,
-    bandwidth,
-    count,
-    frequency,
-    percent,
-    plain,
-    power,
-    ratio,
-    seconds,
-    si,
-    size,
-)
+from worklode.report.quantity import MISSING, area, bandwidth, count, percent, plain, power, ratio, seconds, si, size
+from worklode.report.rows import DESIGN_ROWS, FIGURE_ROWS, Document, Row, bound_by
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-Document = Mapping[str, Any]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of an evaluation: what it is called, how it is read from the document and written.
-
-    Attributes:
-        better: +1 where more is better, -1 where less is, 0 where neither: decides whether a change is shown.
-    """
-
-    label: str
-    text: Callable[[Document], str]
-    value: Callable[[Document], float | None] = lambda _: None
-    better: int = 0
+_flops = si("FLOP")
 
 
 def evaluation_report(document: Document) -> Iterator[RenderableType]:
@@ -149,114 +123,6 @@ def listing(rows: Sequence[Mapping[str, object]], *, right: Sequence[str] = ()) 
     return table
 
 
-_RESOURCES = {"tensor_core": "tensor cores", "vector_core": "vector cores", "hbm": "HBM"}
-
-
-# -- the rows of an evaluation ------------------------------------------------------------------------------------
-
-
-def _hardware(name: str) -> Callable[[Document], Any]:
-    return lambda document: document["accelerator"].get(name)
-
-
-def _figure(name: str) -> Callable[[Document], Any]:
-    return lambda document: document.get(name)
-
-
-def _used(name: str) -> Callable[[Document], Any]:
-    return lambda document: document.get("utilization", {}).get(name)
-
-
-def _number(
-    label: str, value: Callable[[Document], Any], write: Callable[[float | None], str], *, better: int = 0
-) -> Row:
-    return Row(label=label, text=lambda document: write(value(document)), value=value, better=better)
-
-
-def _tensor_cores(document: Document) -> str:
-    a = document["accelerator"]
-    return f"{a['num_tensor_cores']} of {a['tensor_core_rows']}x{a['tensor_core_cols']} MACs"
-
-
-def _vector_cores(document: Document) -> str:
-    a = document["accelerator"]
-    return f"{a['num_vector_cores']} of {a['vector_lanes']} lanes"
-
-
-def _hbm(document: Document) -> str:
-    a = document["accelerator"]
-    return f"{size(a['hbm_bytes'])}, {bandwidth(a['hbm_bytes_per_s'])}"
-
-
-def _clock(document: Document) -> str:
-    a = document["accelerator"]
-    return f"{frequency(a['clock_hz'])}, {a['node_nm']} nm"
-
-
-def _memory_total(document: Document) -> float | None:
-    parts = document.get("memory_bytes") or {}
-    return parts.get("total", sum(_memory_parts(document).values()) if parts else None)
-
-
-def _memory_parts(document: Document) -> dict[str, float]:
-    """Memory by role; the total and whether it fits are no parts."""
-    parts = document.get("memory_bytes") or {}
-    return {name: needed for name, needed in parts.items() if name not in ("total", "fits")}
-
-
-def _bound_by(document: Document) -> str:
-    """What the iteration time consists of, largest first; what explains less than 1 % is left out."""
-    shares = sorted((document.get("bound_by") or {}).items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{_RESOURCES.get(name, name)} {share:.0%}" for name, share in shares if share >= 0.01) or MISSING
-
-
-def _memory(document: Document) -> str:
-    total = _memory_total(document)
-    capacity = document["accelerator"].get("hbm_bytes")
-    if total is None or not capacity:
-        return size(total)
-    return f"{size(total)} of {size(capacity)}" + (" (does not fit)" if total > capacity else "")
-
-
-def _phases(document: Document) -> str:
-    phases = document.get("phase_time_s") or {}
-    total = sum(phases.values())
-    return ", ".join(f"{name} {time / total:.0%}" for name, time in phases.items() if time >= 0.01 * total) or MISSING
-
-
-def _largest_memory(document: Document) -> str:
-    parts = sorted(_memory_parts(document).items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{name.replace('_', ' ')} {size(needed)}" for name, needed in parts[:3] if needed) or MISSING
-
-
-_flops = si("FLOP")
-
-_DESIGN_ROWS = (
-    Row(label="tensor cores", text=_tensor_cores),
-    Row(label="vector cores", text=_vector_cores),
-    _number("SRAM", _hardware("sram_bytes"), size),
-    Row(label="HBM", text=_hbm),
-    Row(label="clock, node", text=_clock),
-    _number("area", _hardware("area_mm2"), area),
-    _number("TDP", _hardware("tdp_w"), power),
-)
-
-_FIGURE_ROWS = (
-    _number("iteration time", _figure("iteration_time_s"), seconds, better=-1),
-    _number("throughput", _figure("samples_per_s"), plain("samples/s"), better=1),
-    _number("throughput / TDP", _figure("samples_per_s_per_w"), plain("samples/s/W"), better=1),
-    _number("energy per iteration", _figure("energy_j"), si("J"), better=-1),
-    _number("tensor cores busy", _used("tensor_core"), percent),
-    _number("vector cores busy", _used("vector_core"), percent),
-    _number("HBM busy", _used("hbm"), percent),
-    _number("MAC utilisation", _used("macs"), percent, better=1),
-    Row(label="time bound by", text=_bound_by),
-    Row(label="time by phase", text=_phases),
-    Row(label="memory needed", text=_memory),
-    Row(label="most of it", text=_largest_memory),
-)
-
-
 # -- parts of reports ---------------------------------------------------------------------------------------------
 
 
@@ -294,10 +160,10 @@ def _title(what: str, document: Document) -> RenderableType:
 def _figures(columns: tuple[str, ...], cells: Callable[[Row], tuple[str, ...]]) -> Table:
     """The rows of a design, a blank line, and the rows of what it does."""
     table = _grid(*columns)
-    for row in _DESIGN_ROWS:
+    for row in DESIGN_ROWS:
         _add(table, row.label, *cells(row))
     _add(table)
-    for row in _FIGURE_ROWS:
+    for row in FIGURE_ROWS:
         _add(table, row.label, *cells(row))
     return table
 
@@ -434,7 +300,7 @@ def _per_workload(best: Document, baseline: Document | None) -> Iterator[Rendera
             "workload": ours["workload"]["name"],
             "time": seconds(ours["iteration_time_s"]),
             "samples/s": plain("")(ours["samples_per_s"]),
-            "bound by": _bound_by(ours),
+            "bound by": bound_by(ours),
         }
         if other is not None:
             row["gain"] = ratio(other["iteration_time_s"] / ours["iteration_time_s"])
