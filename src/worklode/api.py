@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from worklode.capture.api import capture as capture_workload
 from worklode.capture.api import capture_module
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[..., None]
 Note = Callable[[str], None]
 Mode = Literal["split", "one-core"]
+MemoryRule = Literal["auto", "fit", "ignore"]
 
 __all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
 
@@ -111,7 +112,7 @@ def mine(
     budget: str | Path | Accelerator | None = None,
     area_mm2: float | None = None,
     tdp_w: float | None = None,
-    fit_memory: bool = False,
+    memory: MemoryRule = "auto",
     objective: str | Objective = Objective.THROUGHPUT,
     weights: Sequence[float] | None = None,
     space: str | Path | DesignSpace | None = None,
@@ -128,7 +129,8 @@ def mine(
         budget: preset, YAML file or accelerator whose modelled area and TDP are the limits, and which is the baseline;
             its node, clock and memory generation are those of the mined designs.
         area_mm2, tdp_w: limits [mm², W]; beside a budget they replace its own.
-        fit_memory: only designs whose HBM holds the training step.
+        memory: `fit` takes only designs whose HBM holds the training step, `ignore` takes any and warns, `auto` is
+            `fit` where the budget's own HBM (without a budget: the largest of the space) holds it, else `ignore`.
         objective: `throughput`, `throughput/tdp`, `energy` or `energy-delay`.
         weights: of the workloads in the geometric mean; equal where None.
         space: YAML file or space of legal values; the default has over a million designs.
@@ -152,8 +154,7 @@ def mine(
     if not listed:
         raise SpecError(Fault(where="workloads", problem="at least one workload is needed"))
     evaluators = [Evaluator(_graph(workload), constants, mode=mode) for workload in listed]
-    if fit_memory:
-        limits = replace(limits, hbm_bytes=max(found.memory.total_peak for found in evaluators))
+    limits = replace(limits, hbm_bytes=_memory_limit(memory, evaluators, designs, baseline))
     options = LocalSearchOptions(top_k=top_k)
     if max_time_s is not None:
         options = replace(options, max_time_s=max_time_s)
@@ -183,16 +184,27 @@ def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float |
     return Limits(area_mm2=area if area_mm2 is None else area_mm2, tdp_w=power if tdp_w is None else tdp_w)
 
 
+def _memory_limit(
+    rule: MemoryRule, evaluators: Sequence[Evaluator], space: DesignSpace, baseline: Accelerator | None
+) -> float:
+    """HBM capacity a design must have [bytes]; 0 for any."""
+    if rule not in get_args(MemoryRule):
+        allowed = ", ".join(get_args(MemoryRule))
+        raise SpecError(Fault(where="--memory", value=repr(rule), problem="no such rule", allowed=allowed))
+    needed = max(found.memory.total_peak for found in evaluators)
+    if rule == "ignore":
+        return 0.0
+    most = space.hbm_stacks[-1] * space.hbm_stack_bytes if baseline is None else baseline.hbm_bytes
+    return float(needed) if rule == "fit" or needed <= most else 0.0
+
+
 def _space(space: str | Path | DesignSpace | None, baseline: Accelerator | None) -> DesignSpace:
-    from worklode.hardware.space import DesignSpace, default_space, space_from_mapping
-    from worklode.hardware.spec_file import read_yaml
+    from worklode.hardware.space import DesignSpace, default_space, load_space
 
     if isinstance(space, DesignSpace):
         return space
     default = default_space(baseline)
-    if space is None:
-        return default
-    return space_from_mapping(read_yaml(Path(space), where="--space"), default, where=str(space), path="")
+    return default if space is None else load_space(Path(space), default)
 
 
 def _graph(workload: str | TrainingGraph) -> TrainingGraph:

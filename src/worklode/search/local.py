@@ -254,11 +254,10 @@ class LocalSearch:
 
     def _schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
         figures = tuple(evaluator.figures(accelerator) for evaluator in self.evaluators)
-        logs = [
-            weight * np.log(self.objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j))
-            for weight, f in zip(self.weights, figures, strict=True)
-        ]
-        candidate = Candidate(accelerator=accelerator, figure=float(np.exp(sum(logs))), figures=figures, origin=origin)
+        values = [self.objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
+        # A mean of one is that one, without the rounding of logarithms.
+        mean = values[0] if len(values) == 1 else float(np.exp(np.dot(self.weights, np.log(values))))
+        candidate = Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin)
         self.seen[accelerator] = candidate
         self.progress(len(self.seen), self.options.max_evaluations)
         return candidate

@@ -1,0 +1,136 @@
+"""Figures of one design: against hand counts, in both modes, and their JSON form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.graph.builders import GraphBuilder, attention_written_out, conv_bn_relu, transformer_training
+
+from worklode.hardware.presets import load_preset, preset_names
+from worklode.hardware.technology import load_technology
+from worklode.search.evaluate import Evaluator
+
+TECHNOLOGY = load_technology()
+
+
+def one_product(m: int, n: int, k: int) -> GraphBuilder:
+    b = GraphBuilder()
+    b.matmul(b.given(m * k), b.parameter(k * n), m, n, k)
+    return b
+
+
+def test_one_large_product_takes_its_macs_over_the_peak() -> None:
+    # 8192^3 on two 128x128 arrays: folds are whole, 4096 rows stream through each, so only fill and drain are extra.
+    size = 8192
+    accelerator = load_preset("tpuv2")
+    evaluation = Evaluator(one_product(size, size, size).graph(), TECHNOLOGY).evaluate(accelerator)
+    ideal_s = size**3 / (2 * 128 * 128) / accelerator.clock_hz
+    assert evaluation.iteration_time_s == pytest.approx(ideal_s, rel=1e-4)
+    assert evaluation.utilization.macs == pytest.approx(1.0, abs=1e-4)
+    assert evaluation.lower_bound_s <= evaluation.iteration_time_s
+    assert dict(evaluation.bound_by)["tensor_core"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_memory_bound_operator_takes_its_bytes_over_the_bandwidth() -> None:
+    b = GraphBuilder()
+    x = b.given(10**8)
+    b.elementwise(x)
+    graph = b.graph()
+    accelerator = load_preset("a100-80gb")
+    evaluation = Evaluator(graph, TECHNOLOGY).evaluate(accelerator)
+    assert evaluation.iteration_time_s == pytest.approx(graph.hbm_bytes() / accelerator.hbm_bytes_per_s, rel=1e-3)
+    assert evaluation.utilization.hbm == pytest.approx(1.0, abs=1e-3)
+    assert max(dict(evaluation.bound_by), key=dict(evaluation.bound_by).__getitem__) == "hbm"
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_energy_and_time_have_positive_parts_that_add_up(preset: str) -> None:
+    evaluation = Evaluator(transformer_training(tokens=256, width=256).graph(), TECHNOLOGY).evaluate(
+        load_preset(preset)
+    )
+    assert evaluation.energy_j == pytest.approx(sum(energy for _, energy in evaluation.energy_parts_j))
+    assert all(energy > 0 for _, energy in evaluation.energy_parts_j)
+    assert sum(share for _, share in evaluation.bound_by) == pytest.approx(1.0)
+    assert sum(time for _, time in evaluation.phase_time_s) == pytest.approx(evaluation.iteration_time_s)
+    # Average power stays below what is provided for; the memory of an embedded engine is not part of its power.
+    accelerator = evaluation.accelerator
+    outside = dict(evaluation.energy_parts_j)["hbm"] if accelerator.family == "embedded" else 0.0
+    provided_w = evaluation.silicon.tdp_w / accelerator.provisioned_activity
+    assert (evaluation.energy_j - outside) / evaluation.iteration_time_s <= provided_w
+
+
+def test_one_core_mode_is_never_faster_than_split() -> None:
+    graph = transformer_training(tokens=1024, width=256).graph()
+    accelerator = replace(load_preset("tpuv2"), num_tensor_cores=8, num_vector_cores=8)
+    split = Evaluator(graph, TECHNOLOGY, mode="split").evaluate(accelerator)
+    one = Evaluator(graph, TECHNOLOGY, mode="one-core").evaluate(accelerator)
+    assert split.iteration_time_s <= one.iteration_time_s
+    assert one.mode == "one-core"
+
+
+def test_more_bandwidth_never_slows_a_chain() -> None:
+    graph = attention_written_out(heads=8, length=256, head_width=64).graph()
+    times = []
+    for stacks in (1, 2, 4, 8):
+        accelerator = replace(load_preset("tpuv2"), hbm_stacks=stacks)
+        times.append(Evaluator(graph, TECHNOLOGY).evaluate(accelerator).lower_bound_s)
+    assert times == sorted(times, reverse=True)
+
+
+def test_document_has_the_keys_of_the_contract() -> None:
+    evaluation = Evaluator(conv_bn_relu().graph(), TECHNOLOGY).evaluate(load_preset("tpuv2"))
+    document = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    for key in [
+        "workload",
+        "accelerator",
+        "iteration_time_s",
+        "samples_per_s",
+        "samples_per_s_per_w",
+        "energy_j",
+        "lower_bound_s",
+        "critical_path_s",
+        "utilization",
+        "memory_bytes",
+        "coverage",
+    ]:
+        assert key in document
+    for key in [
+        "num_tensor_cores",
+        "tensor_core_rows",
+        "tensor_core_cols",
+        "num_vector_cores",
+        "vector_lanes",
+        "sram_bytes",
+        "hbm_bytes",
+        "hbm_bytes_per_s",
+        "clock_hz",
+        "node_nm",
+        "area_mm2",
+        "tdp_w",
+    ]:
+        assert key in document["accelerator"]
+    assert set(document["utilization"]) >= {"tensor_core", "vector_core", "hbm"}
+    assert set(document["coverage"]) >= {"flops_exact", "bytes_exact", "fallback_operators"}
+    for key in [
+        "name",
+        "parameters",
+        "trainable_parameters",
+        "flops",
+        "flops_forward",
+        "matrix_flops",
+        "matrix_flops_forward",
+        "operators",
+        "saved_bytes",
+        "samples",
+        "tokens",
+    ]:
+        assert key in document["workload"]
+
+
+def test_too_little_memory_is_a_warning() -> None:
+    accelerator = replace(load_preset("tpuv2"), hbm_stack_bytes=1024)
+    evaluation = Evaluator(conv_bn_relu().graph(), TECHNOLOGY).evaluate(accelerator)
+    assert not evaluation.memory_fits
+    assert any("HBM" in warning for warning in evaluation.warnings)
