@@ -1,9 +1,8 @@
-"""Which option each task wants: the fastest, the cheapest that its slack allows, or a mean of both."""
+"""Which option each task wants: the fastest, the fastest on a part of the cores, or a mean of time and cores."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worklode.schedule.compiled import Floats, Ints, compiled
 from worklode.schedule.critical_path import earliest_start
@@ -11,43 +10,36 @@ from worklode.schedule.options import OptionTable
 from worklode.schedule.problem import ScheduleProblem
 
 # Slack below this share of the critical path [1] is rounding.
-NO_SLACK = 1e-12
+NO_SLACK = 1e-9
 
 
 def efficient_options(problem: ScheduleProblem, table: OptionTable, price: float) -> Ints:
     """[U] option of least d · (1 + price · share of the cores): price 0 gives the fastest."""
-    return cheapest_by_price(
-        problem.option_start,
-        problem.tensor_cores / max(problem.num_tensor_cores, 1),
-        problem.vector_cores / max(problem.num_vector_cores, 1),
-        table.duration_s,
-        price,
-    )
+    return cheapest_by_price(problem.option_start, *_core_shares(problem), table.duration_s, price)
 
 
-def slack_options(problem: ScheduleProblem, table: OptionTable, order: Ints, remaining_s: Floats) -> Ints:
-    """[N] critical tasks take their fastest option; others the one of least core-seconds that their slack allows.
+def leave_room_options(
+    problem: ScheduleProblem, table: OptionTable, order: Ints, remaining_s: Floats, most: float
+) -> Ints:
+    """[N] critical tasks want their fastest option, others the fastest on at most the share `most` of the cores.
 
-    The slack of a chain of tasks that are not critical is shared among them in proportion to their durations.
+    So two tasks that are not critical run side by side, or one beside the critical path, and the path never has to wait
+    for all cores at once. An item that has no option this narrow takes its first.
     """
     fastest = table.fastest[problem.item_of]
     asap_s = earliest_start(order, problem.predecessor_start, problem.predecessor, table.duration_s[fastest])
     length_s = float(remaining_s.max(initial=0.0))
-    return cheapest_within_slack(
-        order,
-        problem.predecessor_start,
-        problem.predecessor,
-        problem.successor_start,
-        problem.successor,
-        problem.item_of,
-        problem.option_start,
-        problem.tensor_cores / max(problem.num_tensor_cores, 1),
-        problem.vector_cores / max(problem.num_vector_cores, 1),
-        table.duration_s,
-        fastest,
-        length_s - remaining_s,
-        length_s - remaining_s - asap_s <= NO_SLACK * length_s,
-    )
+    critical = length_s - remaining_s - asap_s <= NO_SLACK * length_s
+    one_core = max(1 / max(problem.num_tensor_cores, 1), 1 / max(problem.num_vector_cores, 1))
+    narrow = fastest_within(problem.option_start, *_core_shares(problem), table.duration_s, max(most, one_core))
+    return np.where(critical, fastest, narrow[problem.item_of])
+
+
+def _core_shares(problem: ScheduleProblem) -> tuple[Floats, Floats]:
+    """[O] share of the tensor and of the vector cores that an option holds."""
+    tensor = problem.tensor_cores / max(problem.num_tensor_cores, 1)
+    vector = problem.vector_cores / max(problem.num_vector_cores, 1)
+    return tensor, vector
 
 
 @compiled
@@ -67,48 +59,19 @@ def cheapest_by_price(
 
 
 @compiled
-def cheapest_within_slack(
-    order: Ints,
-    predecessor_start: Ints,
-    predecessor: Ints,
-    successor_start: Ints,
-    successor: Ints,
-    item_of: Ints,
-    option_start: Ints,
-    tensor_share: Floats,
-    vector_share: Floats,
-    duration_s: Floats,
-    fastest: Ints,
-    alap_s: Floats,
-    critical: NDArray[np.bool_],
+def fastest_within(
+    option_start: Ints, tensor_share: Floats, vector_share: Floats, duration_s: Floats, most: float
 ) -> Ints:
-    """[N] option of least core share · d that ends in time; `alap_s` is the latest start [s]."""
-    n = len(order)
-    chain_s = np.zeros(n)  # longest path of uncritical tasks from here on: those that share the slack
-    for position in range(n - 1, -1, -1):
-        task = order[position]
-        longest = 0.0
-        for edge in range(successor_start[task], successor_start[task + 1]):
-            if not critical[successor[edge]]:
-                longest = max(longest, chain_s[successor[edge]])
-        chain_s[task] = duration_s[fastest[task]] + longest
-    chosen = fastest.copy()
-    end_s = np.zeros(n)
-    for task in order:
-        start = 0.0
-        for edge in range(predecessor_start[task], predecessor_start[task + 1]):
-            start = max(start, end_s[predecessor[edge]])
-        shortest = duration_s[fastest[task]]
-        slack = max(alap_s[task] - start, 0.0)
-        allowed = shortest + (slack * shortest / chain_s[task] if chain_s[task] > 0.0 else 0.0)
-        best = fastest[task]
-        least = (tensor_share[best] + vector_share[best]) * shortest
-        item = item_of[task]
+    """[U] fastest option that holds at most the share `most` of the cores of either type, else the first that fits."""
+    chosen = np.full(len(option_start) - 1, -1, np.int64)
+    for item in range(len(chosen)):
+        least = np.inf
         for option in range(option_start[item], option_start[item + 1]):
-            held = (tensor_share[option] + vector_share[option]) * duration_s[option]
-            if duration_s[option] <= allowed and held < least:
-                least = held
-                best = option
-        chosen[task] = best
-        end_s[task] = start + duration_s[best]
+            if duration_s[option] == np.inf:
+                continue
+            if chosen[item] < 0:
+                chosen[item] = option
+            if tensor_share[option] <= most and vector_share[option] <= most and duration_s[option] < least:
+                least = duration_s[option]
+                chosen[item] = option
     return chosen

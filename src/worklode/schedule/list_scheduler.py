@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from worklode.errors import InternalError
-from worklode.schedule.allocation import efficient_options, slack_options
+from worklode.schedule.allocation import efficient_options, leave_room_options
 from worklode.schedule.bounds import quick_bound
 from worklode.schedule.compiled import Floats, Ints
 from worklode.schedule.critical_path import longest_remaining, topological_order
@@ -18,6 +18,8 @@ from worklode.schedule.problem import Schedule, ScheduleProblem
 # A schedule this close to a lower bound [1] is not tried to be improved. Choice: a tenth of the 1 % gap that a search
 # has to prove.
 GOOD_ENOUGH = 1e-3
+# Share of the cores [1] that a task off the critical path wants in the second policy.
+MOST_OFF_PATH = 0.5
 # Price of cores in the last policy [1]: at 4, using all of them must make a task five times as fast as using few.
 # Measured in docs/models/schedule.md.
 CORE_PRICE = 4.0
@@ -177,10 +179,10 @@ def _policy(number: int, setting: Setting) -> Policy:
         wanted = table.fastest[problem.item_of]
         return Policy(name="fastest options, graded bandwidth", wanted=wanted, strict=False, hold=True)
     if number == 1:
-        wanted = slack_options(problem, table, setting.order, setting.remaining_s)
-        return Policy(name="options by slack, graded bandwidth", wanted=wanted, strict=False, hold=False)
+        wanted = leave_room_options(problem, table, setting.order, setting.remaining_s, MOST_OFF_PATH)
+        return Policy(name="room beside the path, graded bandwidth", wanted=wanted, strict=False, hold=False)
     wanted = efficient_options(problem, table, CORE_PRICE)[problem.item_of]
-    return Policy(name="efficient options, strict bandwidth", wanted=wanted, strict=True, hold=True)
+    return Policy(name="efficient options, strict bandwidth", wanted=wanted, strict=True, hold=False)
 
 
 def run_policy(setting: Setting, policy: Policy, *, segments: bool = False) -> Schedule:
