@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -153,13 +155,36 @@ def test_nothing_is_allocated(tmp_path: Path) -> None:
     assert graph.matrix_flops(Phase.FORWARD) == 2 * 4 * 2**41
 
 
-def test_a_workload_file_may_import_its_neighbour_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "neighbour.py").write_text("WIDTH = 3\n")
+def test_a_workload_file_may_import_its_neighbours_and_leaves_nothing(tmp_path: Path) -> None:
+    neighbour = tmp_path / "neighbour.py"
+    neighbour.write_text("WIDTH = 3\n")
     text = write(
-        tmp_path, "from neighbour import WIDTH\ndef step():\n    return nn.Linear(8, WIDTH), torch.randn(4, 8)\n"
+        tmp_path,
+        """
+        import neighbour
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("cuda")
+        torch.set_grad_enabled(False)
+        def step():
+            from neighbour import WIDTH
+            return nn.Linear(8, WIDTH), torch.randn(4, 8)
+        """,
     )
+    path, modules = list(sys.path), set(sys.modules)
     assert matrix_flops(text) == 2 * 4 * 8 * 3
+    neighbour.write_text("WIDTH = 5\n")
+    assert matrix_flops(text) == 2 * 4 * 8 * 5, "an edited neighbour is read again"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["neighbour.py", "workload.py"]
+    assert sys.path == path
+    assert "neighbour" not in set(sys.modules) - modules
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.ones(1).device.type == "cpu"
+    assert torch.is_grad_enabled()
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    script = "import sys, worklode.capture; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_data_dependent_python_is_answered_and_noted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from worklode.capture.environment import garbage_collector_paused, importing_torch, require_torch
 from worklode.capture.options import CaptureOptions
-from worklode.capture.workload import Workload, find_workload, saved_graph_path
+from worklode.capture.workload import Workload, find_workload, saved_graph_path, workload_folder
 from worklode.graph.training_graph import TrainingGraph
 
 Progress = Callable[[str], None]
@@ -43,9 +43,11 @@ def capture(
     with garbage_collector_paused():
         with importing_torch():
             from worklode.capture.session import run_capture
+            from worklode.capture.user_file import python_left_as_found
 
-        found = find_workload(workload, options) if isinstance(workload, str) else workload
-        return run_capture(found, options, progress or _silent)
+        with python_left_as_found(workload_folder(workload) if isinstance(workload, str) else None):
+            found = find_workload(workload, options) if isinstance(workload, str) else workload
+            return run_capture(found, options, progress or _silent)
 
 
 def capture_module(
@@ -82,13 +84,15 @@ def capture_module(
 
             from worklode.capture.building import copy_without_weights
             from worklode.capture.session import run_capture
+            from worklode.capture.user_file import python_left_as_found
 
         def make() -> object:
             made = copy_without_weights(module) if isinstance(module, Module) else module()
             return made, inputs() if callable(inputs) else inputs, loss, optimizer
 
         default = type(module).__name__ if isinstance(module, Module) else getattr(module, "__qualname__", "module")
-        return run_capture(Workload(name=name or default, make=make), options, progress or _silent)
+        with python_left_as_found(None):
+            return run_capture(Workload(name=name or default, make=make), options, progress or _silent)
 
 
 def _silent(text: str) -> None:

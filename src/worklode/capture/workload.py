@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from worklode.capture.options import OPTIMIZERS, CaptureOptions, near, option_text
@@ -126,7 +121,7 @@ def check_ingredients(workload: Workload, returned: object) -> Ingredients:
         raise CaptureError(
             Fault(
                 where=workload.name,
-                value=_describe(returned),
+                value=describe_value(returned),
                 problem="the function did not return what a workload is made of",
                 allowed=CONTRACT,
             )
@@ -149,81 +144,26 @@ def check_ingredients(workload: Workload, returned: object) -> Ingredients:
     return Ingredients(module=module, inputs=inputs, loss=loss, optimizer=optimizer)
 
 
-# ------------------------------------------------------------------------------------------------ python files
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def workload_folder(text: str) -> Path | None:
+    """The folder of a workload file, whose neighbours it may import; None where the text is no workload file."""
+    file_text = text.rpartition(":")[0] if ".py:" in text else text
+    return Path(file_text).resolve().parent if file_text.endswith(".py") else None
 
 
 def _from_file(text: str, options: CaptureOptions) -> Workload:
     """`file.py:function`."""
+    from worklode.capture.user_file import load_function
+
     file_text, separator, function_name = text.rpartition(":")
     if not separator or not file_text.endswith(".py"):
         file_text, function_name = text, ""
     path = Path(file_text)
     if not path.is_file():
         raise CaptureError(Fault(where=text, path=file_text, problem="no such file", allowed=_FORMS))
-    known = _functions_in(path, text)
-    if function_name not in known:
-        problem = (
-            f"no function `{function_name}` in this file" if function_name else "the name of a function is missing"
-        )
-        raise CaptureError(
-            Fault(where=str(path), path=function_name, problem=problem, allowed=near(function_name, known))
-        )
-    function = getattr(_load(path, text), function_name, None)
-    if not callable(function):
-        raise CaptureError(
-            Fault(where=str(path), path=function_name, value=_describe(function), problem="not a function")
-        )
-    return from_function(text, function, options, path.resolve())
-
-
-def _functions_in(path: Path, where: str) -> tuple[str, ...]:
-    """Names a file defines or imports at top level, so that a wrong name is told before the file runs."""
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        line = f"line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise CaptureError(Fault(where=where, path=line, problem=f"not valid Python: {error}")) from error
-    names: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            names.append(node.name)
-        elif isinstance(node, ast.ImportFrom):
-            names.extend(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            names.extend(target.id for target in node.targets if isinstance(target, ast.Name))
-    return tuple(names)
-
-
-def _load(path: Path, where: str) -> ModuleType:
-    """Run a workload file as a module of its own; its folder can be imported from meanwhile."""
-    from worklode.capture.building import without_scripting
-    from worklode.capture.faults import step_fault
-
-    resolved = path.resolve()
-    spec = importlib.util.spec_from_file_location(f"_worklode_workload_{path.stem}", resolved)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with _importable(resolved.parent, module), without_scripting():
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise step_fault(error, where=where, doing="the file", user_file=resolved) from error
-    return module
-
-
-@contextmanager
-def _importable(folder: Path, module: ModuleType) -> Iterator[None]:
-    """The folder on the path and the module among the loaded ones, and no bytecode written beside the user's file."""
-    wrote = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, str(folder))
-    sys.modules[module.__name__] = module
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        sys.dont_write_bytecode = wrote
+    return from_function(text, load_function(path, function_name), options, path.resolve())
 
 
 # --------------------------------------------------------------------------------------------------------- zoo
@@ -271,13 +211,13 @@ def _wrong_part(workload: Workload, part: str, value: object, allowed: str) -> F
     return Fault(
         where=workload.name,
         path=part,
-        value=_describe(value),
+        value=describe_value(value),
         problem=f"the function returned no usable {part}",
         allowed=allowed,
     )
 
 
-def _describe(value: object) -> str:
+def describe_value(value: object) -> str:
     """A value to the user: its type, the types inside a tuple, short texts as they are."""
     if value is None or isinstance(value, str | int | float):
         return repr(value)[:80]
