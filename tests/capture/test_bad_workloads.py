@@ -188,17 +188,24 @@ def test_forward_raises_in_a_helper_of_the_user(tmp_path: Path) -> None:
         ("y = y.repeat_interleave(y.argmax(1), dim=0)", "repeat_interleave"),
         ("y = y if torch.equal(x, y) else x", "torch.equal"),
         ("y = F.ctc_loss(y[None].log_softmax(-1), y.argmax(1)[:1], (1,) * 4, (1,) * 4)", "ctc_loss"),
-        ("y = nn.utils.rnn.pack_padded_sequence(y[None], torch.ones(4).long(), batch_first=False).data", ""),
-        ("y = y + torch.from_numpy(y.detach().numpy())", ""),
+        ("y = nn.utils.rnn.pack_padded_sequence(y[None], torch.ones(4).long()).data", "pack_padded_sequence"),
+        ("y = y + torch.from_numpy(y.detach().cpu().numpy())", ".numpy()"),
         ("y = y * torch.bincount(y.argmax(1)).numel()", "bincount"),
     ],
 )
 def test_values_that_do_not_exist(tmp_path: Path, line: str, construct: str) -> None:
     fault = fault_of(write(tmp_path, NET.format(line=line)))
     assert fault.path == f"line 12: {line}"
-    if construct:
-        assert construct in fault.value
-        assert "depends on the values of tensors" in fault.problem
+    assert construct in fault.value
+    assert "depends on the values of tensors" in fault.problem
+
+
+def test_an_operator_without_a_shape_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.library.define("worklode_test::twice", "(Tensor x) -> Tensor")
+    fault = fault_of(write(tmp_path, NET.format(line="y = y + torch.ops.worklode_test.twice(y)")))
+    assert fault.value == "worklode_test.twice.default"
+    assert "register_fake" in fault.allowed
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

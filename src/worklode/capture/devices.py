@@ -10,7 +10,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 _STAY = frozenset((torch.Tensor.cuda, torch.Tensor.cpu))
-_INTEGERS = frozenset((torch.Tensor.__int__, torch.Tensor.__index__))
 _PINNING = frozenset((torch.Tensor.pin_memory,))
 
 
@@ -21,12 +20,12 @@ class OneDevice(TorchFunctionMode):
     """
 
     def __init__(
-        self, device: torch.device | str, before_integer: Callable[[torch.Tensor], None] | None = None
+        self, device: torch.device | str, before_call: Callable[[Callable[..., Any], Any], None] | None = None
     ) -> None:
-        """Take the device, and what is asked before a tensor becomes a Python integer (`int(x)`, `range(x)`)."""
+        """Take the device, and what is told of every function of torch and its first argument before it runs."""
         super().__init__()
         self.device = torch.device(device)
-        self._before_integer = before_integer
+        self._before_call = before_call
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -37,8 +36,8 @@ class OneDevice(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.to:
             return self._to(args, kwargs)
-        if func in _INTEGERS and self._before_integer is not None:
-            self._before_integer(args[0])
+        if self._before_call is not None and args:
+            self._before_call(func, args[0])
         if kwargs.get("device") is not None or func in _device_constructors():
             kwargs = {**kwargs, "device": self.device}
             kwargs.pop("pin_memory", None)

@@ -35,6 +35,14 @@ REFUSED = {
 
 INTEGER = "an integer read from a tensor (.item(), int(), .tolist(), or a size, index or loop bound)"
 
+HOST_READS = {
+    torch.Tensor.__int__: INTEGER,
+    torch.Tensor.__index__: INTEGER,
+    torch.Tensor.numpy: "values as a NumPy array (.numpy())",
+    torch.Tensor.__array__: "values as a NumPy array",
+}
+"""Ways a tensor's values leave torch that are refused even where its element type is floating-point."""
+
 
 class DataDependentError(Exception):
     """A construct that cannot be followed without values. `construct` names it to the user."""

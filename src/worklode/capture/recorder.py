@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -334,14 +334,15 @@ class StepRecorder(TorchDispatchMode):
 
     # ------------------------------------------------------------------------------------------------- values
 
-    def before_integer(self, tensor: torch.Tensor) -> None:
-        """Refuse `int(x)`, also of a floating-point tensor: its result may become a size.
+    def before_call(self, func: Callable[..., Any], tensor: Any) -> None:
+        """Refuse what hands values to Python that may become a size: `int(x)` also of a floating-point tensor.
 
         Raises:
-            DataDependentError: torch does not know the value.
+            DataDependentError: torch does not know the values.
         """
-        if self.phase not in (None, Phase.OPTIMIZER) and getattr(tensor, "constant", None) is None:
-            raise policy.DataDependentError(policy.INTEGER)
+        construct = policy.HOST_READS.get(func)
+        if construct and self.phase not in (None, Phase.OPTIMIZER) and getattr(tensor, "constant", None) is None:
+            raise policy.DataDependentError(construct)
 
     def _scalar(self, func: OpOverload, args: tuple[Any, ...]) -> Any:
         """A number out of a tensor: the true one where torch knows it, else the policy's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class _Step:
         names = {id(child): name for name, child in module.named_modules()}
         recorder = StepRecorder(names, fakes, mode, device)
         with ExitStack() as stack:
-            for context in (as_on_a_device(), mode, OneDevice(device, recorder.before_integer)):
+            for context in (as_on_a_device(), _quiet_torch(), mode, OneDevice(device, recorder.before_call)):
                 stack.enter_context(context)
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             stack.enter_context(torch.enable_grad())
@@ -214,6 +215,18 @@ def _loss_in(output: Any) -> Any:
         return found
     floats = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
     return floats[0].mean() if floats else output
+
+
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Fake tensors log a traceback for every shape that does not fit; the fault says it better."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
