@@ -16,13 +16,13 @@ from worklode.schedule.options import OptionTable
 from worklode.schedule.problem import ScheduleProblem
 
 # Parts of the path, equal in time, that are priced apart [count]: work cannot move to parts before or after the path
-# tasks it depends on. 16 gave at most 1.5 % more than 8, at twice the time.
+# tasks it depends on. Measured (docs/models/schedule.md): 16 give 0.1 % more in the mean at twice the time.
 SEGMENTS = 8
 # Kinds of phases in a part: path task busiest on tensor cores, on vector cores, on HBM; and no path task at all.
 KINDS = 4
 GAP = 3
 # Steps of the ascent of prices, its first rate, and the width of its choice among phases relative to the least cost
-# [count, 1, 1]. Every step gives a bound; 1000 steps gave at most 0.5 % more than 200 on the graphs of the docs page.
+# [count, 1, 1]. Every step gives a bound; measured (docs/models/schedule.md): 1000 steps give 0.4 % more in the mean.
 STEPS = 200
 RATE = 1.0
 WIDTH = 0.1
