@@ -58,9 +58,12 @@ class Measurement:
 
 
 def run_once(command: tuple[str, ...], folder: str) -> Sample:
-    """Run a command in a folder of its own, and account for it and its children."""
+    """Run a command in a folder of its own, with a graph cache of its own, and account for it and its children."""
+    environment = os.environ | {"WORKLODE_CACHE": str(Path(folder) / "cache")}
     start_s = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Sample(
