@@ -31,26 +31,29 @@ def long(*shape: int) -> torch.Tensor:
 # -------------------------------------------------------------------------------------------- gathers and scatters
 
 
-@given(st.integers(1, 200), size, size)
+LARGE = 20_000  # rows: tables of more than 64 KiB whatever the row
+
+
+@given(st.integers(LARGE, 2 * LARGE), size, size)
 def test_an_embedding_touches_the_rows_looked_up(rows: int, width: int, tokens: int) -> None:
-    description = described(aten.embedding.default, torch.zeros(rows, width), long(tokens))
-    assert description.read_bytes == (4 * width * min(tokens, rows), 8 * tokens)
+    description = described(aten.embedding.default, meta(rows, width), meta(tokens, dtype=torch.long))
+    assert description.read_bytes == (4 * width * tokens, 8 * tokens)
     assert description.write_bytes == (4 * width * tokens,)
     assert accesses(description) == (tokens, 4 * width)
     assert description.work.simple_ops == tokens * width
 
 
-@given(st.integers(1, 200), size, size)
+@given(st.integers(LARGE, 2 * LARGE), size, size)
 def test_a_dense_gradient_of_an_embedding_writes_the_table_and_adds_rows(rows: int, width: int, tokens: int) -> None:
     func = aten.embedding_dense_backward.default
-    description = described(func, torch.zeros(tokens, width), long(tokens), rows, -1, False)
+    description = described(func, meta(tokens, width), meta(tokens, dtype=torch.long), rows, -1, False)
     assert description.write_bytes == (4 * rows * width,)
     assert description.work.simple_ops == rows * width + tokens * width
     assert accesses(description) == (2 * tokens, 4 * width)
 
 
 def test_embedding_bags_add_up_what_they_look_up() -> None:
-    table, indices, offsets = torch.zeros(100, 8), long(12), torch.tensor([0, 3, 6, 9])
+    table, indices, offsets = torch.zeros(LARGE, 8), long(12), torch.tensor([0, 3, 6, 9])
     func = aten._embedding_bag.default
     plain = described(func, table, indices, offsets)
     weighted = described(func, table, indices, offsets, False, 0, False, torch.ones(12))
@@ -67,24 +70,41 @@ def test_embedding_bags_add_up_what_they_look_up() -> None:
 
 
 def test_advanced_indexing_moves_runs_behind_the_last_index() -> None:
-    x = torch.zeros(5, 6, 7)
+    x = torch.zeros(5, 600, 70)
     rows = described(aten.index.Tensor, x, [torch.tensor([0, 4, 2])])
-    assert accesses(rows) == (3, 4 * 42)
+    assert accesses(rows) == (3, 4 * 42000)
     points = described(aten.index.Tensor, x, [torch.tensor([0, 4]), torch.tensor([1, 2]), torch.tensor([3, 3])])
     assert accesses(points) == (2, 4)
     middle = described(aten.index.Tensor, x, [None, torch.tensor([1, 2, 3])])
-    assert accesses(middle) == (15, 4 * 7)
-    mask = described(aten.index.Tensor, x, [torch.ones(5, 6, dtype=torch.bool)])
-    assert accesses(mask) == (30, 4 * 7)
-    assert mask.work.simple_ops == 210 + 3 * 30
+    assert accesses(middle) == (15, 4 * 70)
+    picked = torch.zeros(5, 600, dtype=torch.bool)
+    picked[:, 4] = True
+    mask = described(aten.index.Tensor, x, [picked])
+    assert accesses(mask) == (5, 4 * 70)
+    assert mask.work.simple_ops == 5 * 70 + 3 * 3000
+
+
+def test_a_small_slab_is_read_whole_where_that_moves_less() -> None:
+    """DLRM picks the lower triangle of its interactions out of rows of 729: every burst of a row is touched."""
+    x, places = torch.zeros(2048, 729, dtype=torch.bfloat16), long(351)
+    inside_rows = described(aten.index_select.default, x, 1, places)
+    assert accesses(inside_rows) == (0, 0)
+    assert inside_rows.read_bytes[0] == 2 * x.numel()
+    repeated = described(aten.embedding.default, torch.zeros(10, 64), long(1000))
+    assert repeated.read_bytes[0] == 4 * 640
+    few = described(aten.index_select.default, x, 1, places[:9])
+    assert accesses(few) == (2048 * 9, 2)
+    along_rows = described(aten.index_select.default, x, 0, places)
+    assert accesses(along_rows) == (351, 1458)
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans())
 def test_index_put_in_place_touches_its_region(rows: int, picked: int, accumulate: bool) -> None:
+    rows = 10_000 + rows
     x, values = torch.zeros(rows, 7), torch.ones(7)
-    arguments = (x, [torch.arange(picked) % rows], values, accumulate)
+    arguments = (x, [torch.arange(picked)], values, accumulate)
     inside = described(aten.index_put_.default, *arguments)
-    region = 4 * 7 * min(picked, rows)
+    region = 4 * 7 * picked
     assert inside.write_bytes == (region,)
     assert inside.read_bytes == (region if accumulate else 0, 8 * picked, 28)
     assert accesses(inside) == (picked * (2 if accumulate else 1), 28)
@@ -94,7 +114,7 @@ def test_index_put_in_place_touches_its_region(rows: int, picked: int, accumulat
 
 def test_a_scatter_of_rows_is_a_scatter_of_rows() -> None:
     """Message passing expands one index along the features: each access moves a whole row."""
-    x, messages = torch.zeros(50, 16), torch.ones(200, 16)
+    x, messages = torch.zeros(LARGE, 16), torch.ones(200, 16)
     expanded = long(200)[:, None].expand(200, 16)
     rows = described(aten.scatter_add_.default, x, 0, expanded, messages)
     assert accesses(rows) == (2 * 200, 64)

@@ -47,6 +47,12 @@ def test_batched_products_match_the_flop_counter(batch: int, m: int, n: int, k: 
     assert product.work.simple_ops == batch * m * n
 
 
+@given(size, size, size, size)
+def test_a_sum_over_the_batch_is_one_product(batch: int, m: int, n: int, k: int) -> None:
+    work = described(aten.addbmm.default, meta(m, n), meta(batch, m, k), meta(batch, k, n)).work
+    assert (work.matrix_flops, work.simple_ops) == (2 * batch * m * n * k, m * n)
+
+
 @given(positive, positive, positive, positive)
 def test_an_operand_shared_by_the_batch_counts_once(batch: int, m: int, n: int, k: int) -> None:
     a, b = meta(batch, m, k), meta(1, k, n).expand(batch, k, n)

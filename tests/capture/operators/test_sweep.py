@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -52,6 +54,9 @@ def every_call() -> tuple[Call, ...]:
 @cache
 def every_description() -> tuple[tuple[Call, tuple[Description, ...]], ...]:
     return tuple((call, describe(call)) for call in every_call())
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's advice on the layers swept
 
 
 def test_only_named_operators_fall_back() -> None:
@@ -143,6 +148,11 @@ def test_unknown_operators_are_not_known(packet: str) -> None:
     call = Call(name=f"aten.{packet}.default", args=())
     (description,) = describe(call)
     assert not description.exact
+
+
+def test_the_table_needs_no_torch() -> None:
+    code = "import sys, worklode.capture.operators; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_other_namespaces_fall_back_even_with_a_familiar_name() -> None:

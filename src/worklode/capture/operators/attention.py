@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from worklode.capture.call import Call, Description, TensorMeta
+from worklode.capture.operators.fallback import fallback
 from worklode.capture.operators.random_numbers import uniforms
 from worklode.capture.operators.rule import (
     Lanes,
@@ -16,6 +17,7 @@ from worklode.capture.operators.rule import (
     keyword,
     matrix_product,
     on_tensor_cores,
+    overload,
     same_rule,
     tensor,
 )
@@ -171,6 +173,8 @@ def forward(at: Arguments) -> Rule:
     """Rule of a forward operator with its arguments in these places."""
 
     def rule(call: Call) -> tuple[Description, ...]:
+        if overload(call) == "quantized":  # 8-bit inference with arguments in other places
+            return fallback(call)
         h = _sizes(call, at)
         visible = visible_fraction(h.seq_q, h.seq_k, causal=bool(call.args[at.causal]))
         lanes = forward_lanes(h, visible=visible, bias=_bias(call, at), dropout=_number(call.args[at.dropout]) > 0)

@@ -160,7 +160,8 @@ COUNTS: dict[str, tuple[int, int]] = {
     "atan2": (4, 2), "angle": (4, 2),  # atan(y/x), two compares and two selects for the quadrant
     "xlogy": (3, 1), "special_entr": (4, 1),
     "logaddexp": (6, 2), "logaddexp2": (6, 2),  # max + log(1 + exp(-|x - y|))
-    "hypot": (3, 1), "sinc": (3, 2), "logit": (1, 2), "polar": (2, 2),
+    "hypot": (3, 1), "sinc": (3, 2), "logit": (1, 2), "polar": (2, 2), "special_xlog1py": (4, 1),
+    "ldexp": (1, 1),  # x·2^y
     # activations
     "relu": (1, 0), "relu6": (2, 0), "hardtanh": (2, 0), "threshold": (2, 0),
     "sigmoid": (2, 2),  # 1/(1 + exp(-x))
@@ -192,6 +193,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "log_sigmoid_backward": (9, 2),  # g·((x < 0 ? 1 : 0) - (x < 0 ? 1 : -1)·z/(1 + z)), z = exp(-|x|)
     "softshrink_backward": (4, 0), "hardshrink_backward": (4, 0),  # x < -l ? g : x > l ? g : 0
     "_prelu_kernel_backward": (5, 0),  # x > 0 ? g : w·g, and x > 0 ? 0 : x·g
+    "logit_backward": (6, 1),  # x < 0 ? 0 : x > 1 ? 0 : g/(x·(1 - x))
     "glu_backward": (3, 1),  # of a pair: g·s and g·s·(1 - s)·a, s = sigmoid(b): 6 and 2
     "rrelu_with_noise_backward": (1, 0),  # g·noise
     "native_dropout_backward": (2, 0),  # g·mask·scale

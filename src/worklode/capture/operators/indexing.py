@@ -1,11 +1,13 @@
 """Gathers and scatters: what is touched is what is looked up, not the table.
 
 A scattered access is one contiguous run of elements; reading one is 1 access, adding to one 2 (read and write).
-Indices are data: rows are taken as distinct, up to the size of the table.
+Indices are data: rows are taken as distinct, up to the size of the table. The accesses under one index of the outer
+dimensions stay within a slab; a small slab is read as a whole where that moves less than its scattered accesses do.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 from worklode.capture.call import Call, Description, TensorMeta
@@ -30,6 +32,19 @@ SCATTER = OperatorKind.SCATTER
 MODE_SUM, MODE_MEAN, MODE_MAX = 0, 1, 2  # torch's numbering of embedding_bag's modes
 
 
+# Bytes HBM moves at once [bytes]: two bursts of 32 B (JESD235 and JESD238), as in docs/models/traffic.md.
+ACCESS_BYTES = 64
+# Largest slab held on chip to be picked from [bytes]. Assumption: a share of the smallest on-chip memory of the presets
+# (NVDLA small, 128 KiB and more).
+SLAB_BYTES = 64 * 1024
+
+
+def _whole(*, slab_bytes: int, accesses: int, run_bytes: int) -> bool:
+    """Whether a slab is better moved as a whole than by its `accesses` runs, each rounded up to whole bursts."""
+    scattered = accesses * -(-run_bytes // ACCESS_BYTES) * ACCESS_BYTES
+    return slab_bytes <= min(SLAB_BYTES, scattered)
+
+
 def _row(meta: TensorMeta) -> int:
     """Elements of a row of a table."""
     return prod(meta.shape[1:])
@@ -40,16 +55,22 @@ def _run(shape: tuple[int, ...], dim: int) -> int:
     return prod(shape[dimension(dim, len(shape)) + 1 :])
 
 
-def _gather(call: Call, *, table: int, moved: int, run: int, more: int = 0) -> tuple[Description, ...]:
-    """Describe a gather of `moved` elements in runs from argument `table`; `more` lane operations on top of moves."""
-    source = tensor(call, table)
+def _gather(call: Call, *, moved: int, run: int, slab: int, more: int = 0) -> tuple[Description, ...]:
+    """Describe a gather of `moved` elements in runs out of slabs of argument 0; `more` operations on top of moves."""
+    source = tensor(call, 0)
     accesses = moved // run if run else 0
+    slabs = source.elements // slab if slab else 0
+    whole = slabs > 0 and _whole(
+        slab_bytes=slab * source.element_bytes,
+        accesses=accesses // slabs,
+        run_bytes=run * source.element_bytes,
+    )
     return on_lanes(
         call,
         GATHER,
         Lanes(moved + more),
-        reads={table: moved * source.element_bytes},
-        random_accesses=accesses,
+        reads={0: source.bytes if whole else moved * source.element_bytes},
+        random_accesses=0 if whole else accesses,
         random_access_bytes=run * source.element_bytes,
     )
 
@@ -59,26 +80,33 @@ def _gather(call: Call, *, table: int, moved: int, run: int, more: int = 0) -> t
 
 def embedding(call: Call) -> tuple[Description, ...]:
     """`embedding(table, indices)`: a row per index."""
-    row = _row(tensor(call, 0))
-    return _gather(call, table=0, moved=tensor(call, 1).elements * row, run=row)
+    table = tensor(call, 0)
+    row = _row(table)
+    return _gather(call, moved=tensor(call, 1).elements * row, run=row, slab=table.elements)
 
 
 def index_select(call: Call) -> tuple[Description, ...]:
     """`index_select(x, dim, indices)`: runs behind the dimension."""
     x = tensor(call, 0)
     run = _run(x.shape, integer(call, 1)) if x.shape else 1
-    return _gather(call, table=0, moved=call.outputs[0].elements, run=run)
+    return _gather(call, moved=call.outputs[0].elements, run=run, slab=_slab(x.shape, integer(call, 1)))
 
 
 def gather(call: Call) -> tuple[Description, ...]:
     """`gather(x, dim, index)`: an access for each run of elements that share an index."""
-    moved = call.outputs[0].elements
-    return _gather(call, table=0, moved=moved, run=_shared_run(tensor(call, 2), integer(call, 1)))
+    dim = integer(call, 1)
+    run = _shared_run(tensor(call, 2), dim)
+    return _gather(call, moved=call.outputs[0].elements, run=run, slab=_slab(tensor(call, 0).shape, dim))
 
 
 def take(call: Call) -> tuple[Description, ...]:
     """`take(x, index)`: one access an element."""
-    return _gather(call, table=0, moved=call.outputs[0].elements, run=1)
+    return _gather(call, moved=call.outputs[0].elements, run=1, slab=tensor(call, 0).elements)
+
+
+def _slab(shape: tuple[int, ...], dim: int) -> int:
+    """Elements from `dim` on: what an index along it can reach."""
+    return prod(shape[dimension(dim, len(shape)) :]) if shape else 1
 
 
 def _shared_run(indices: TensorMeta, dim: int) -> int:
@@ -91,13 +119,25 @@ def _shared_run(indices: TensorMeta, dim: int) -> int:
     return run
 
 
-def _advanced(call: Call) -> tuple[int, int, int]:
-    """Of `index`, `index_put`: elements of a run, elements of boolean masks to be scanned, dimensions indexed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexing:
+    """Of `index`, `index_put`: elements of a run and of a slab, of masks to be scanned; dimensions up to the last."""
+
+    run: int
+    slab: int
+    mask_elements: int
+    dimensions: int
+
+
+def _advanced(call: Call) -> Indexing:
+    """What the list of indices addresses."""
     x = tensor(call, 0)
     indices = call.args[1]
     assert isinstance(indices, tuple)
-    mask_elements, indexed, dim = 0, 0, 0
+    mask_elements, first, indexed, dim = 0, -1, 0, 0
     for index in indices:
+        if first < 0 and index is not None:
+            first = dim
         if isinstance(index, TensorMeta) and index.dtype in {"bool", "uint8"}:
             mask_elements += index.elements
             dim += len(index.shape)
@@ -105,30 +145,35 @@ def _advanced(call: Call) -> tuple[int, int, int]:
         else:
             dim += 1
             indexed = dim if index is not None else indexed
-    return prod(x.shape[indexed:]), mask_elements, indexed
+    slab = prod(x.shape[max(0, first) :])
+    return Indexing(run=prod(x.shape[indexed:]), slab=slab, mask_elements=mask_elements, dimensions=indexed)
 
 
 def index(call: Call) -> tuple[Description, ...]:
     """`index(x, indices)`: runs behind the last dimension indexed; a boolean mask is scanned (3 an element)."""
-    run, mask_elements, _ = _advanced(call)
-    return _gather(call, table=0, moved=call.outputs[0].elements, run=run, more=3 * mask_elements)
+    at = _advanced(call)
+    return _gather(call, moved=call.outputs[0].elements, run=at.run, slab=at.slab, more=3 * at.mask_elements)
 
 
 # ----------------------------------------------------------------------------------------------------- scatters
 
 
 def _scatter(
-    call: Call, *, moved: int, run: int, accumulate: bool, per_element: int = 1, more: int = 0
+    call: Call, *, moved: int, run: int, slab: int, accumulate: bool, more: int = 0
 ) -> tuple[Description, ...]:
-    """Describe `moved` elements laid into argument 0 in runs.
+    """Describe `moved` elements laid into slabs of argument 0 in runs; `more` operations on top of one an element.
 
     In place only the region is touched, and read only where values are added to it. Out of place the whole is copied
     first.
     """
     x = tensor(call, 0)
     region = moved * x.element_bytes
-    accesses = (moved // run if run else 0) * (2 if accumulate else 1)
-    lanes = Lanes(per_element * moved + more + (0 if in_place(call) else x.elements))
+    accesses = moved // run if run else 0
+    slabs = x.elements // slab if slab else 0
+    whole = slabs > 0 and _whole(
+        slab_bytes=slab * x.element_bytes, accesses=accesses // slabs, run_bytes=run * x.element_bytes
+    )
+    lanes = Lanes(moved + more + (0 if in_place(call) else x.elements))
     if in_place(call):
         reads, writes = {0: region if accumulate else 0}, {0: region}
     else:
@@ -139,7 +184,7 @@ def _scatter(
         lanes,
         reads=reads,
         writes=writes,
-        random_accesses=accesses,
+        random_accesses=0 if whole else accesses * (2 if accumulate else 1),
         random_access_bytes=run * x.element_bytes,
     )
 
@@ -147,14 +192,15 @@ def _scatter(
 def index_put(call: Call) -> tuple[Description, ...]:
     """`index_put(x, indices, values, accumulate)`: as many elements as the indices address, whatever values has."""
     x = tensor(call, 0)
-    run, mask_elements, indexed = _advanced(call)
+    at = _advanced(call)
     indices = call.args[1]
     assert isinstance(indices, tuple)
     shapes = [(i.elements,) if i.dtype in {"bool", "uint8"} else i.shape for i in indices if isinstance(i, TensorMeta)]
     addressed = prod(_broadcast(shapes))
-    free = prod(x.shape[d] for d, i in enumerate(indices[:indexed]) if i is None) if not mask_elements else 1
-    moved = addressed * free * run
-    return _scatter(call, moved=moved, run=run, accumulate=flag(call, 3), more=3 * mask_elements)
+    masked = at.mask_elements > 0
+    free = 1 if masked else prod(x.shape[d] for d, i in enumerate(indices[: at.dimensions]) if i is None)
+    moved = addressed * free * at.run
+    return _scatter(call, moved=moved, run=at.run, slab=at.slab, accumulate=flag(call, 3), more=3 * at.mask_elements)
 
 
 def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
@@ -167,8 +213,9 @@ def scatter(call: Call) -> tuple[Description, ...]:
     """`scatter(x, dim, index, src)`: an access for each run of elements that share an index, two where it reduces."""
     indices = tensor(call, 2)
     accumulate = call.packet.strip("_") != "scatter" or "reduce" in call.name
-    run = _shared_run(indices, integer(call, 1))
-    return _scatter(call, moved=indices.elements, run=run, accumulate=accumulate)
+    dim = integer(call, 1)
+    slab = _slab(tensor(call, 0).shape, dim)
+    return _scatter(call, moved=indices.elements, run=_shared_run(indices, dim), slab=slab, accumulate=accumulate)
 
 
 def index_add(call: Call) -> tuple[Description, ...]:
@@ -179,12 +226,13 @@ def index_add(call: Call) -> tuple[Description, ...]:
     along = x.shape[dimension(dim, len(x.shape))] if x.shape else 1
     moved = x.elements // along * tensor(call, 2).elements if along else 0
     accumulate = call.packet.strip("_") in {"index_add", "index_reduce"}
-    return _scatter(call, moved=moved, run=run, accumulate=accumulate)
+    return _scatter(call, moved=moved, run=run, slab=_slab(x.shape, dim), accumulate=accumulate)
 
 
 def put(call: Call) -> tuple[Description, ...]:
     """`put(x, index, src, accumulate)`: one access an element."""
-    return _scatter(call, moved=tensor(call, 1).elements, run=1, accumulate=flag(call, 3))
+    slab = tensor(call, 0).elements
+    return _scatter(call, moved=tensor(call, 1).elements, run=1, slab=slab, accumulate=flag(call, 3))
 
 
 def masked_scatter(call: Call) -> tuple[Description, ...]:
@@ -205,12 +253,14 @@ def _dense_gradient(call: Call, *, row: int, indices: int, per_element: int, ext
     """
     result = first_output(call)
     assert result is not None
+    row_bytes = row * result.element_bytes
+    whole = _whole(slab_bytes=result.bytes, accesses=indices, run_bytes=row_bytes)
     return on_lanes(
         call,
         SCATTER,
         in_all(Lanes(result.elements + per_element * indices * row), extra),
-        random_accesses=2 * indices,
-        random_access_bytes=row * result.element_bytes,
+        random_accesses=0 if whole else 2 * indices,
+        random_access_bytes=row_bytes,
     )
 
 
@@ -240,7 +290,7 @@ def embedding_bag(call: Call) -> tuple[Description, ...]:
     compare = 1 if mode == MODE_MAX else 0  # the index of the maximum is selected too
     more = (weights + compare) * indices * row + (result.elements if mode == MODE_MEAN else 0)
     bookkeeping = sum(t.elements for t in call.outputs[1:])
-    return _gather(call, table=0, moved=indices * row, run=row, more=more + bookkeeping)
+    return _gather(call, moved=indices * row, run=row, slab=table.elements, more=more + bookkeeping)
 
 
 def embedding_bag_gradient(call: Call) -> tuple[Description, ...]:

@@ -131,7 +131,7 @@ REARRANGEMENTS = (
     "select_copy", "split_copy", "split_with_sizes_copy", "unbind_copy", "transpose_copy", "t_copy", "expand_copy",
     "squeeze_copy", "unsqueeze_copy", "as_strided_copy", "unfold_copy", "diagonal_copy", "alias_copy", "detach_copy",
     "view_copy", "diag", "block_diag", "cartesian_prod", "_pack_padded_sequence", "_pad_packed_sequence",
-    "repeat_interleave",
+    "repeat_interleave", "narrow_copy",
 )  # fmt: skip
 PADS = ("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
         "replication_pad3d")  # fmt: skip

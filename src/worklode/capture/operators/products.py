@@ -78,6 +78,24 @@ def with_addend(call: Call) -> tuple[Description, ...]:
     )
 
 
+def summed_batch(call: Call) -> tuple[Description, ...]:
+    """`addbmm(S, A, B)`: beta·S + alpha·Σ A_b·B_b, one product whose reduction runs over the batch too."""
+    addend, a, b = tensor(call, 0), tensor(call, 1), tensor(call, 2)
+    alpha, beta = _scale(call, "alpha"), _scale(call, "beta")
+    batch, m, k = a.shape
+    n = b.shape[-1]
+    product = matrix_product(m=m, n=n, k=batch * k, element_bytes=a.element_bytes)
+    per_result = Lanes((beta != 0) + (beta not in {0, 1}) + (alpha != 1))
+    return on_tensor_cores(
+        call,
+        MATMUL,
+        (product,),
+        epilogue=per_result.times(m * n),
+        epilogue_elements=2 * m * n + addend.distinct_elements if per_result != Lanes() else 0,
+        reads={0: addend.bytes if beta != 0 else 0},
+    )
+
+
 def linear(call: Call) -> tuple[Description, ...]:
     """`linear(x, W, b)` where it is not decomposed: rows(x) x out x in, one add per result for the bias."""
     x, weight, bias = tensor(call, 0), tensor(call, 1), optional_tensor(call, 2)
@@ -231,6 +249,7 @@ def _contraction(left: Sizes, right: Sizes, summed: set[int]) -> tuple[Product, 
 RULES: dict[str, Rule] = {
     **same_rule(plain, "mm", "bmm", "_int_mm"),
     **same_rule(with_addend, "addmm", "baddbmm", "addmv", "_addmm_activation"),
+    "addbmm": summed_batch,
     "linear": linear,
     "mv": matrix_vector,
     **same_rule(dot, "dot", "vdot"),

@@ -43,14 +43,15 @@ INTEGER = Lanes(2)  # from + high half of word·range
 def random(per_value: Lanes, *, from_uniform: bool = True, reads_first: bool = False) -> Rule:
     """Rule of an operator that fills its result with random numbers, `per_value` on top of each uniform or raw word.
 
-    In place, or for a `_like` form, the old values are not read; `reads_first` where they are probabilities.
+    In place, or for a `_like` form, the old values are not read; `reads_first` where they are probabilities,
+    as the means of `normal` are.
     """
 
     def rule(call: Call) -> tuple[Description, ...]:
         values = sum(t.elements for t in call.outputs)
         lanes = uniforms(values) if from_uniform else Lanes(random_words(values))
-        first_is_read = reads_first and not in_place(call) and overload(call) != "p"
-        unread = None if first_is_read else {0: 0}
+        parameters = reads_first or call.packet == "normal"
+        unread = None if parameters and not in_place(call) and overload(call) != "p" else {0: 0}
         return on_lanes(call, OperatorKind.RANDOM, in_all(lanes, per_value.times(values)), reads=unread)
 
     return rule

@@ -137,6 +137,7 @@ RULES: dict[str, Rule] = {
     "mean": folding(Lanes(1), Lanes(1)),
     "nanmean": folding(Lanes(3), Lanes(0, 1)),
     **same_rule(folding(Lanes(1)), "prod", "any", "all", "amax", "amin", "_is_all_true", "_is_any_true"),
+    "segment_reduce": folding(Lanes(1)),
     "aminmax": folding(Lanes(2)),
     "_aminmax": folding(Lanes(2)),
     **same_rule(extreme, "max", "min"),

@@ -133,6 +133,11 @@ def compaction(call: Call) -> tuple[Description, ...]:
     return on_lanes(call, OperatorKind.SCAN, Lanes(3 * x.elements + kept), serial_steps=2 * ceil_log2(x.elements))
 
 
+def masked_select_of_gradient(call: Call) -> tuple[Description, ...]:
+    """`masked_scatter_backward(g, mask, sizes)`: the gradient under the mask, packed: as `masked_select`."""
+    return compaction(call)
+
+
 RULES: dict[str, Rule] = {
     **same_rule(scan(Lanes(1)), "cumsum", "cumprod", "_cumsum", "_cumprod"),
     **same_rule(scan(Lanes(2)), "cummax", "cummin", "_cummax_helper", "_cummin_helper"),
@@ -145,4 +150,5 @@ RULES: dict[str, Rule] = {
     **same_rule(unique, "_unique", "_unique2", "unique_dim", "unique_consecutive"),
     "isin": membership,
     **same_rule(compaction, "nonzero", "masked_select", "nonzero_static"),
+    "masked_scatter_backward": masked_select_of_gradient,
 }
