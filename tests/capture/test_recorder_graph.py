@@ -319,3 +319,27 @@ def test_another_process_makes_the_same_file(name: str) -> None:
     import hashlib
 
     assert digests == {hashlib.sha256(graph_to_bytes(captured(name))).hexdigest() + "\n"}
+
+
+def test_another_backend_in_the_place_of_the_fake_accelerator() -> None:
+    """Fake CPU tensors stand in: the same products, other operators around them."""
+    script = (
+        "import sys; from torch.utils import backend_registration as r;"
+        "r._setup_privateuseone_for_python_backend('taken');"
+        "from worklode.capture import capture, CaptureOptions; from worklode.graph.validate import graph_faults;"
+        "from worklode.graph.operator import Phase as P\n"
+        "for dtype in ('bf16', 'amp'):\n"
+        "    for name in ('convnet', 'explicit_language_model', 'in_place'):\n"
+        "        graph = capture(f'{sys.argv[1]}:{name}', CaptureOptions(dtype=dtype))\n"
+        "        assert not graph_faults(graph); assert dict(graph.info.options)['device'] == 'cpu'\n"
+        "        print(name, dtype, graph.matrix_flops(P.FORWARD), graph.matrix_flops(P.BACKWARD))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script, str(MODELS_FILE)], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    for line in output[:-1]:
+        name, dtype, forward, backward = line.split()
+        graph = captured(name, dtype=dtype)
+        assert graph.matrix_flops(Phase.FORWARD) == int(forward)
+        assert graph.matrix_flops(Phase.BACKWARD) == int(backward)
+    assert len(output) == 7
