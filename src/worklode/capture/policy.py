@@ -44,6 +44,10 @@ HOST_READS = {
 """Ways a tensor's values leave torch that are refused even where its element type is floating-point."""
 
 
+_ALL_TRUE = ("aten.all", "aten._is_all_true")
+"""Tests that a healthy step passes (the second is what torch.distributions asks of its arguments)."""
+
+
 class DataDependentError(Exception):
     """A construct that cannot be followed without values. `construct` names it to the user."""
 
@@ -64,7 +68,7 @@ def scalar(tensor: torch.Tensor, writer: str) -> tuple[bool | float, str]:
     """
     origin = f" of {writer}" if writer else ""
     if tensor.dtype == torch.bool:
-        answer = writer.endswith(".all") or writer == "aten.all"
+        answer = writer in _ALL_TRUE
         return answer, f"truth value{origin} taken as {answer}"
     if tensor.dtype.is_floating_point:
         return 1.0, f"number{origin} taken as 1.0"
