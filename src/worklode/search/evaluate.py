@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from worklode.cost.model import CostModel
 from worklode.cost.operator_costs import OperatorCosts
-from worklode.errors import InternalError
+from worklode.errors import Fault, InternalError, SpecError
 from worklode.graph.fusion import FusionReport, fuse
 from worklode.graph.memory import MemoryFootprint, memory_footprint
 from worklode.graph.operator import Phase
@@ -77,6 +77,9 @@ class Evaluator:
     """One workload, ready to be put on any number of designs; what they share is computed once."""
 
     def __init__(self, graph: TrainingGraph, technology: Technology, *, mode: Mode = "split") -> None:
+        if mode not in get_args(Mode):
+            allowed = ", ".join(get_args(Mode))
+            raise SpecError(Fault(where="--mode", value=repr(mode), problem="no such mode", allowed=allowed))
         result = fuse(graph)
         self.technology = technology
         self.mode: Mode = mode
