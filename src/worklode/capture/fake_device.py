@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch._dynamo.config  # fake tensors import it at their first use; here it is left out of collections
+from torch import _meta_registrations
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -69,6 +70,7 @@ def _register_operators() -> None:
     library.impl("_fused_rms_norm", _never_run, "PrivateUse1")
     library.impl("_thnn_fused_gru_cell", _gru_cell, "Meta")
     library.impl("_thnn_fused_gru_cell_backward", _gru_cell_backward, "Meta")
+    library.impl("_grouped_mm", _grouped_product, "Meta", allow_override=True)
     _libraries.extend(register_autocast(library))
 
 
@@ -106,6 +108,19 @@ def _never_run(*args: object) -> None:
     tensors find the shapes on meta, so the kernel itself is never reached.
     """
     raise AssertionError("an operator ran on the fake accelerator")
+
+
+def _grouped_product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Shape of `_grouped_mm` in every precision: torch's own rule knows bfloat16 only, its kernels take others too."""
+    known = torch.bfloat16
+    made = _meta_registrations.meta_grouped_mm(a.to(known), b.to(known), offsets, bias, known)
+    return made.to(out_dtype or a.dtype)  # type: ignore[no-any-return]
 
 
 def _empty(like: torch.Tensor, *shape: int) -> torch.Tensor:

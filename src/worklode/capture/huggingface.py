@@ -22,14 +22,19 @@ DEFAULT_BATCH = 1
 DEFAULT_SEQ_LEN = 1024
 """Assumption where the configuration states no longest sequence; else the smaller of the two."""
 
+_DECODER_HEAD = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 _HEADS = (
-    ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "AutoModelForCausalLM"),
-    ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "AutoModelForSeq2SeqLM"),
-    ("MODEL_FOR_MASKED_LM_MAPPING_NAMES", "AutoModelForMaskedLM"),
-    ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES", "AutoModelForImageClassification"),
-    ("MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES", "AutoModelForAudioClassification"),
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    _DECODER_HEAD,
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
 )
-"""Which head a configuration without `architectures` gets: the first its model type has."""
+"""Which head a configuration without `architectures` gets: the first its model type has.
+
+Encoders and encoder-decoders also have a causal head, for their use as decoders (`is_decoder`): there it comes first.
+"""
 
 
 @contextmanager
@@ -138,7 +143,8 @@ def _model_class(path: Path, values: dict[str, Any]) -> tuple[Any, Any]:
                 )
             )
         return configuration, found
-    for mapping, _ in _HEADS:
+    decodes_alone = getattr(configuration, "is_decoder", False) and not configuration.is_encoder_decoder
+    for mapping in (_DECODER_HEAD, *_HEADS) if decodes_alone else _HEADS:
         name = getattr(modeling_auto, mapping, {}).get(model_type)
         if name:
             return configuration, getattr(transformers, name if isinstance(name, str) else name[0])
