@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worklode.graph.file import graph_to_bytes
 from worklode.graph.fusion import FusionOptions, fuse
-from worklode.graph.fusion.facts import PERSISTENT_ROLES, PHASE_CLASS
+from worklode.graph.fusion.facts import PERSISTENT_ROLES, PHASE_CLASS, UPDATED_ROLES
 from worklode.graph.operator import Operator, Tensor
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.validate import graph_faults
@@ -165,7 +165,9 @@ def check_groups(graph: TrainingGraph, fused: TrainingGraph, groups: list[list[i
         members = [graph.operators[member] for member in group]
         assert len({PHASE_CLASS[member.phase] for member in members}) == 1
         assert operator.phase in {member.phase for member in members}
-        assert (operator.block, operator.instance) in {(member.block, member.instance) for member in members}
+        places = {(member.block, member.instance) for member in members}
+        updates = all(fused.tensors[access.tensor].role in UPDATED_ROLES for access in operator.writes)
+        assert (operator.block, operator.instance) in (places if len(places) == 1 or not updates else {(-1, -1)})
         anchors = [member for member in members if member.work.products]
         assert len(anchors) <= 1 or operator.work.chained
         assert bool(operator.members) == (len(group) > 1)

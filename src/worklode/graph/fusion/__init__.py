@@ -14,6 +14,7 @@ from worklode.graph.fusion.options import FusionOptions, FusionPattern, FusionRe
 from worklode.graph.fusion.passes import fuse_along_data, fuse_attention, fuse_prologues, fuse_updates
 from worklode.graph.fusion.rewrite import Rewritten, rewrite
 from worklode.graph.training_graph import TrainingGraph
+from worklode.graph.work import Work
 
 __all__ = ["FusionOptions", "FusionPattern", "FusionReport", "FusionResult", "PatternCount", "fuse"]
 
@@ -59,8 +60,8 @@ def _report(before: TrainingGraph, rewritten: Rewritten) -> FusionReport:
     return FusionReport(
         operators_before=len(before.operators),
         operators_after=len(after.operators),
-        distinct_before=len({operator.item for operator in before.operators}),
-        distinct_after=len({operator.item for operator in after.operators}),
+        distinct_before=_distinct_items(before),
+        distinct_after=_distinct_items(after),
         hbm_bytes_before=before.hbm_bytes(),
         hbm_bytes_after=after.hbm_bytes(),
         tensors_eliminated=len(before.tensors) - len(after.tensors),
@@ -68,3 +69,16 @@ def _report(before: TrainingGraph, rewritten: Rewritten) -> FusionReport:
             PatternCount(pattern=pattern, groups=groups[pattern], operators=operators[pattern]) for pattern in patterns
         ),
     )
+
+
+def _distinct_items(graph: TrainingGraph) -> int:
+    """Number of distinct work items; each work object is hashed once, since operators share them."""
+    number: dict[Work, int] = {}
+    number_of_object: dict[int, int] = {}
+    found = set()
+    for operator in graph.operators:
+        key = id(operator.work)
+        if key not in number_of_object:
+            number_of_object[key] = number.setdefault(operator.work, len(number))
+        found.add((number_of_object[key], operator.read_bytes, operator.write_bytes))
+    return len(found)

@@ -29,6 +29,9 @@ PERSISTENT_ROLES = frozenset(
 )
 """Roles whose values outlive the operators that read them: always written."""
 
+UPDATED_ROLES = frozenset({TensorRole.PARAMETER, TensorRole.BUFFER, TensorRole.OPTIMIZER_STATE})
+"""Roles whose last version is for the next iteration."""
+
 
 class Flow(IntEnum):
     """How data flows through an operator."""
@@ -84,6 +87,7 @@ class GraphFacts:
         previous, following: [T] version of the same storage before and after, -1 where none.
         stays: [T] must be written to HBM whoever reads it.
         depth: [N] products on the longest path that ends with the operator: how late it comes, free of any hardware.
+        counts: [T] scalar computed of scalars that exist before the iteration.
         reduced: [T] small result that is complete only when a group of a reduction has ended.
     """
 
@@ -102,6 +106,7 @@ class GraphFacts:
     following: list[int]
     stays: list[bool]
     depth: list[int]
+    counts: list[bool]
     reduced: list[bool]
 
     def covers_storage(self, tensor: int) -> bool:
@@ -117,24 +122,29 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
     """Facts of a sound graph."""
     tensors, operators = graph.tensors, graph.operators
     element_bytes = [DTYPE_BYTES.get(tensor.dtype, 1) for tensor in tensors]
+    producer = [tensor.producer for tensor in tensors]
     readers: list[list[tuple[int, int]]] = [[] for _ in tensors]
     written = [0] * len(tensors)
     waited_for_by: dict[int, list[int]] = {}
+    predecessors: list[tuple[int, ...]] = []
     flow, domain, rows = [], [], []
     for index, operator in enumerate(operators):
+        before = set(operator.after)
         for access in operator.reads:
             readers[access.tensor].append((index, access.bytes))
+            before.add(producer[access.tensor])
         for access in operator.writes:
             written[access.tensor] = access.bytes
-        for before in operator.after:
-            waited_for_by.setdefault(before, []).append(index)
+        for earlier in operator.after:
+            waited_for_by.setdefault(earlier, []).append(index)
+        before.discard(-1)
+        predecessors.append(tuple(before))
         kind = _flow(operator)
         size = _domain(operator, kind, element_bytes)
         flow.append(kind)
         domain.append(size)
         rows.append(_rows(operator, size, element_bytes) if kind is Flow.ROW else 0)
     previous, following = _versions(graph)
-    predecessors = [graph.predecessors(index) for index in range(len(operators))]
     facts = GraphFacts(
         graph=graph,
         flow=flow,
@@ -151,6 +161,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
         following=following,
         stays=[tensor.saved or tensor.role in PERSISTENT_ROLES for tensor in tensors],
         depth=_depths(operators, predecessors),
+        counts=_counts(graph, domain),
         reduced=[False] * len(tensors),
     )
     _mark_reduced(facts)
@@ -206,6 +217,18 @@ def _depths(operators: tuple[Operator, ...], predecessors: list[tuple[int, ...]]
         own = (2 if operator.work.chained else 1) if operator.work.products else 0
         depth.append(own + max([depth[before] for before in found], default=0))
     return depth
+
+
+def _counts(graph: TrainingGraph, domain: list[int]) -> list[bool]:
+    """Which tensors are scalars that depend on nothing but scalars given at the start."""
+    known = [False] * len(graph.tensors)
+    for operator, size in zip(graph.operators, domain, strict=True):
+        if size > 1:
+            continue
+        if all(known[a.tensor] or graph.tensors[a.tensor].producer < 0 for a in operator.reads):
+            for access in operator.writes:
+                known[access.tensor] = True
+    return known
 
 
 def _versions(graph: TrainingGraph) -> tuple[list[int], list[int]]:

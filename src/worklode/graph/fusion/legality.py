@@ -14,6 +14,10 @@ from worklode.graph.fusion.grouping import Grouping
 from worklode.graph.fusion.options import FusionOptions
 
 ILLEGAL = -1
+MOST_RESULTS = 4
+"""Results that operators behind an anchor may make of one of its results [1]: upsampling by 2 x 2, the gradients of
+both halves of a gated layer. Assumption: beyond it the anchor would be the smaller part of its operator."""
+
 ROW_ELEMENT_BYTES = 4
 """Bytes of an element held between a reduction and its readers [bytes]: results of lanes are float32."""
 
@@ -128,7 +132,7 @@ class Legality:
                 rows = facts.rows
         if not (self.options.epilogues if anchor >= 0 else self.options.streaming):
             return None
-        if anchor >= 0 and (rows or domain > anchor_domain):
+        if anchor >= 0 and (rows or domain > MOST_RESULTS * anchor_domain):
             return None
         return GroupFacts(
             phase=phase, anchor=anchor, anchor_domain=anchor_domain, domain=domain, rows=rows, depth=depth, closed=False
@@ -195,8 +199,8 @@ class Legality:
         elements, domain = size // facts.element_bytes[tensor], facts.domain[reader]
         if elements == domain or facts.moves[reader]:
             return 0
-        if elements <= 1 and not facts.reduced[tensor] and len(facts.readers[tensor]) == 1:
-            return 0  # a scalar of its own, such as the step count of one parameter's update
+        if facts.counts[tensor] and len(facts.readers[tensor]) == 1:
+            return 0  # such as the step count of one parameter's update
         # Read by every element of a row: legal only where the value is a row's own, found by reducing that row.
         if flow is not Flow.STREAM or not facts.reduced[tensor] or elements <= 1 or domain % elements:
             return ILLEGAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worklode.graph.fusion.facts import OPTIMIZER_CLASS, Flow, GraphFacts
+from worklode.graph.fusion.facts import OPTIMIZER_CLASS, UPDATED_ROLES, Flow, GraphFacts
 from worklode.graph.fusion.legality import ILLEGAL, GroupFacts, Legality, Verdict
 from worklode.graph.work import Product
 
@@ -208,54 +208,77 @@ def _only_makes(facts: GraphFacts, front: list[int], operand: int, product: int,
 
 
 def fuse_updates(legality: Legality) -> None:
-    """Group weight updates: those of a block instance, and neighbours outside blocks up to a share of the bytes.
+    """Group updates of what outlives the iteration: weights and their states, counters of batches seen.
 
-    Only what ends the iteration is grouped: nothing in the optimizer waits for it.
+    Weight updates of a block instance go together, others by neighbours up to a share of all bytes. Only what nothing
+    in its phase waits for is grouped, so nothing comes later than it has to but the update itself.
     """
     graph, grouping = legality.facts.graph, legality.grouping
     offset = _update_offsets(legality.facts)
     limit = max(1, int(sum(graph.tensors[tensor].bytes for tensor in offset) * legality.options.update_share))
-    buckets: dict[tuple[int, int], list[int]] = {}
+    buckets: dict[tuple[int, int, int], list[int]] = {}
     for group in grouping.in_order():
         found = legality.group[group]
-        if found.phase != OPTIMIZER_CLASS or found.closed or found.anchor >= 0 or found.rows:
+        members = grouping.members[group]
+        updated = _updated(legality, members, offset)
+        if updated < 0 or found.closed or found.anchor >= 0 or found.rows or legality.is_read_in_phase(group, {group}):
             continue
-        members = [graph.operators[member] for member in grouping.members[group]]
-        updated = [access.tensor for member in members for access in member.writes if access.tensor in offset]
-        if updated and not legality.is_read_in_phase(group, {group}):
-            first = members[0]
-            key = (-1, offset[updated[0]] // limit) if first.block < 0 else (first.block, first.instance)
-            buckets.setdefault(key, []).append(group)
+        first = graph.operators[members[0]]
+        in_block = first.block >= 0 and found.phase == OPTIMIZER_CLASS
+        place = (first.block, first.instance) if in_block else (-1, offset[updated] // limit)
+        buckets.setdefault((found.phase, *place), []).append(group)
     for bucket in buckets.values():
-        _merge_independent(legality, bucket)
+        if len(bucket) > 1:
+            _merge_independent(legality, bucket)
+
+
+def _updated(legality: Legality, members: list[int], offset: dict[int, int]) -> int:
+    """First lasting tensor that operators update; -1 where there is none, or they make something else as well."""
+    facts = legality.facts
+    first = -1
+    for member in members:
+        for access in facts.graph.operators[member].writes:
+            if access.tensor in offset:
+                first = access.tensor if first < 0 else first
+            elif facts.phase[member] != OPTIMIZER_CLASS:
+                return -1
+    return first
 
 
 def _update_offsets(facts: GraphFacts) -> dict[int, int]:
-    """Where the last version of everything the optimizer updates would lie, one after another [bytes].
+    """Where the last versions of all lasting tensors made in the iteration would lie, one after another [bytes].
 
     In the order of the tensors, which fusion keeps: what shares a bucket does not depend on what is fused already.
     """
     found: dict[int, int] = {}
     end = 0
     for index, tensor in enumerate(facts.graph.tensors):
-        updated = tensor.producer >= 0 and facts.phase[tensor.producer] == OPTIMIZER_CLASS
-        if updated and facts.stays[index] and facts.following[index] < 0:
+        if tensor.producer >= 0 and tensor.role in UPDATED_ROLES and facts.following[index] < 0:
             found[index] = end
             end += tensor.bytes
     return found
 
 
 def _merge_independent(legality: Legality, bucket: list[int]) -> None:
-    """Merge groups that do not depend on one another, in order; a group that does starts the next one."""
+    """Merge groups that do not depend on one another: all at once, or in order until one does and starts the next."""
+    if _merge_if_independent(legality, set(bucket)) is not None:
+        return
+    current = bucket[0]
+    for group in bucket[1:]:
+        merged = _merge_if_independent(legality, {current, group})
+        current = group if merged is None else merged
+
+
+def _merge_if_independent(legality: Legality, parts: set[int]) -> int | None:
     grouping = legality.grouping
-    current: int | None = None
-    for group in bucket:
-        if current is None:
-            current = group
-            continue
-        parts = {current, group}
-        between, preceding = grouping.hull(parts)
-        joined = any(legality.crossing(operator, group, parts) for operator in grouping.members[group])
-        waits = not all(legality.ordered(operator, group, parts) for operator in grouping.members[group])
-        merged = legality.union(parts)
-        current = group if between or joined or waits or merged is None else legality.replace(parts, preceding, merged)
+    merged = legality.union(parts)
+    if merged is None:
+        return None
+    between, preceding = grouping.hull(parts)
+    if between:
+        return None
+    for part in parts:
+        for operator in grouping.members[part]:
+            if legality.crossing(operator, part, parts) or not legality.ordered(operator, part, parts):
+                return None
+    return legality.replace(parts, preceding, merged)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import groupby
 
-from worklode.graph.fusion.facts import ANCHORS, OPTIMIZER_CLASS, Flow, GraphFacts
+from worklode.graph.fusion.facts import ANCHORS, OPTIMIZER_CLASS, UPDATED_ROLES, Flow, GraphFacts
 from worklode.graph.fusion.grouping import Grouping
 from worklode.graph.fusion.legality import ROW_ELEMENT_BYTES, GroupFacts
 from worklode.graph.fusion.options import FusionPattern
@@ -26,14 +26,16 @@ class Rewritten:
 def rewrite(facts: GraphFacts, grouping: Grouping, group_facts: dict[int, GroupFacts]) -> Rewritten:
     """The graph with one operator per group, in the order of the groups."""
     graph = facts.graph
-    order = _order(facts, grouping)
+    order = _order(grouping, group_facts)
     place_of = [0] * len(graph.operators)
     for place, group in enumerate(order):
         for member in grouping.members[group]:
             place_of[member] = place
     gone = _eliminated(facts, grouping, place_of)
     kept = [index for index in range(len(graph.tensors)) if index not in gone]
-    new_index = {old: new for new, old in enumerate(kept)}
+    new_index = [-1] * len(graph.tensors)
+    for new, old in enumerate(kept):
+        new_index[old] = new
     builder = _Builder(facts, place_of, gone, new_index)
     operators = []
     fused = []
@@ -66,14 +68,15 @@ def _moved(tensor: Tensor, producer: int) -> Tensor:
     )
 
 
-def _order(facts: GraphFacts, grouping: Grouping) -> list[int]:
-    """Groups in the topological order nearest to the operators': among the ready ones, whose last member came first.
+def _order(grouping: Grouping, group_facts: dict[int, GroupFacts]) -> list[int]:
+    """Groups in the topological order nearest to the operators': the ready one whose anchor, or first member, leads.
 
     Liveness follows the order: a weight gradient stays beside the operator that makes its operand.
     """
     members = grouping.members
+    place = {group: max(group_facts[group].anchor, members[group][0]) for group in members}
     missing = {group: len(grouping.sources[group]) for group in members}
-    ready = [(members[group][-1], group) for group, count in missing.items() if not count]
+    ready = [(place[group], group) for group, count in missing.items() if not count]
     heapify(ready)
     order = []
     while ready:
@@ -82,7 +85,7 @@ def _order(facts: GraphFacts, grouping: Grouping) -> list[int]:
         for successor in grouping.targets[group]:
             missing[successor] -= 1
             if not missing[successor]:
-                heappush(ready, (members[successor][-1], successor))
+                heappush(ready, (place[successor], successor))
     assert len(order) == len(members), "groups form a cycle"
     return order
 
@@ -113,22 +116,22 @@ def _eliminated(facts: GraphFacts, grouping: Grouping, place_of: list[int]) -> s
 
 
 class _Builder:
-    """Builds operators of the fused graph; equal accesses and works are one object."""
+    """Builds operators of the fused graph; equal works, and mostly equal accesses, are one object."""
 
-    def __init__(self, facts: GraphFacts, place_of: list[int], gone: set[int], new_index: dict[int, int]) -> None:
+    def __init__(self, facts: GraphFacts, place_of: list[int], gone: set[int], new_index: list[int]) -> None:
         self.facts = facts
         self.place_of = place_of
         self.gone = gone
         self.new_index = new_index
-        self.accesses: dict[tuple[int, int], Access] = {}
+        self.newest: list[Access | None] = [None] * len(new_index)
         self.works: dict[Work, Work] = {}
 
     def access(self, tensor: int, size: int) -> Access:
         """Access to a tensor by its old index."""
-        key = (tensor, size)
-        found = self.accesses.get(key)
-        if found is None:
-            found = self.accesses[key] = Access(tensor=self.new_index[tensor], bytes=size)
+        index = self.new_index[tensor]
+        found = self.newest[index]
+        if found is None or found.bytes != size:
+            found = self.newest[index] = Access(tensor=index, bytes=size)
         return found
 
     def alone(self, index: int) -> Operator:
@@ -163,6 +166,10 @@ class _Builder:
         place = self.place_of[members[0]]
         reads, writes, kept_in_lanes = self._traffic(members, place)
         leader = operators[self._leader(members, anchor)]
+        block, instance = leader.block, leader.instance
+        places = {(operators[member].block, operators[member].instance) for member in members}
+        if len(places) > 1 and self._only_updates(writes):
+            block = instance = -1  # of several repetitions, hence of none
         work = self._work(members, kept_in_lanes)
         names = tuple([operators[member].name for member in members])
         after = tuple([before for member in members for before in operators[member].after])
@@ -175,8 +182,8 @@ class _Builder:
             reads=tuple([self.access(tensor, size) for tensor, size in reads.items()]),
             writes=tuple([self.access(tensor, size) for tensor, size in writes.items()]),
             after=self.places(after, place),
-            block=leader.block,
-            instance=leader.instance,
+            block=block,
+            instance=instance,
             gradient_of=leader.gradient_of,
             members=names,
         )
@@ -207,6 +214,10 @@ class _Builder:
                 elif in_lanes:
                     kept += access.bytes // facts.element_bytes[access.tensor]
         return reads, writes, kept
+
+    def _only_updates(self, writes: dict[int, int]) -> bool:
+        """Is all that is written for the next iteration?"""
+        return all(self.facts.graph.tensors[tensor].role in UPDATED_ROLES for tensor in writes)
 
     def _leader(self, members: list[int], anchor: int) -> int:
         """The member whose module, block and phase the group takes: its anchor, row-wise operator, or first."""
