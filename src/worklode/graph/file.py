@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worklode.errors import Fault, SpecError
+from worklode.graph.collector import garbage_collector_paused
 from worklode.graph.columns import (
     FAULTS_SHOWN,
     Column,
@@ -160,10 +161,11 @@ def graph_from_bytes(data: bytes, where: str) -> TrainingGraph:
     Raises:
         SpecError: as `load_graph`.
     """
-    document = _document(_inflated(data, where), where)
-    reader = Reader(where)
-    graph = _graph_of(document, reader)
-    faults = reader.faults or graph_faults(graph, where)
+    with garbage_collector_paused():
+        document = _document(_inflated(data, where), where)
+        reader = Reader(where)
+        graph = _graph_of(document, reader)
+        faults = reader.faults or graph_faults(graph, where)
     if faults:
         raise SpecError(*faults[:FAULTS_SHOWN])
     return graph

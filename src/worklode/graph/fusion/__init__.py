@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from worklode.graph.collector import garbage_collector_paused
 from worklode.graph.fusion.facts import graph_facts
 from worklode.graph.fusion.grouping import Grouping
 from worklode.graph.fusion.legality import Legality
@@ -35,6 +36,11 @@ def fuse(graph: TrainingGraph, options: FusionOptions = DEFAULT_OPTIONS) -> Fusi
     Returns:
         A sound graph, operators in a topological order near the given one, and the report.
     """
+    with garbage_collector_paused():
+        return _fused(graph, options)
+
+
+def _fused(graph: TrainingGraph, options: FusionOptions) -> FusionResult:
     facts = graph_facts(graph)
     grouping = Grouping(facts.predecessors)
     legality = Legality(facts, grouping, options)
@@ -57,13 +63,15 @@ def _report(before: TrainingGraph, rewritten: Rewritten) -> FusionReport:
     for pattern, size in rewritten.fused:
         operators[pattern] += size
     patterns = sorted(groups, key=lambda pattern: (-operators[pattern], pattern))
+    distinct_before, bytes_before = _items(before)
+    distinct_after, bytes_after = _items(after)
     return FusionReport(
         operators_before=len(before.operators),
         operators_after=len(after.operators),
-        distinct_before=_distinct_items(before),
-        distinct_after=_distinct_items(after),
-        hbm_bytes_before=before.hbm_bytes(),
-        hbm_bytes_after=after.hbm_bytes(),
+        distinct_before=distinct_before,
+        distinct_after=distinct_after,
+        hbm_bytes_before=bytes_before,
+        hbm_bytes_after=bytes_after,
         tensors_eliminated=len(before.tensors) - len(after.tensors),
         patterns=tuple(
             PatternCount(pattern=pattern, groups=groups[pattern], operators=operators[pattern]) for pattern in patterns
@@ -71,14 +79,17 @@ def _report(before: TrainingGraph, rewritten: Rewritten) -> FusionReport:
     )
 
 
-def _distinct_items(graph: TrainingGraph) -> int:
-    """Number of distinct work items; each work object is hashed once, since operators share them."""
+def _items(graph: TrainingGraph) -> tuple[int, int]:
+    """Distinct work items and HBM bytes of a graph; each work object is hashed once, since operators share them."""
     number: dict[Work, int] = {}
     number_of_object: dict[int, int] = {}
     found = set()
+    moved = 0
     for operator in graph.operators:
         key = id(operator.work)
         if key not in number_of_object:
             number_of_object[key] = number.setdefault(operator.work, len(number))
-        found.add((number_of_object[key], operator.read_bytes, operator.write_bytes))
-    return len(found)
+        read, written = operator.read_bytes, operator.write_bytes
+        found.add((number_of_object[key], read, written))
+        moved += read + written
+    return len(found), moved

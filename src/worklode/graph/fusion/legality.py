@@ -6,8 +6,8 @@ behind a reduction. docs/models/fusion.md states every rule with its reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+from typing import NamedTuple
 
 from worklode.graph.fusion.facts import ANCHORS, STREAMING_READERS, Flow, GraphFacts
 from worklode.graph.fusion.grouping import Grouping
@@ -32,8 +32,7 @@ class Verdict(Enum):
     """The groups do not go together, and groups only grow."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupFacts:
+class GroupFacts(NamedTuple):
     """What legality has to know of a group.
 
     Attributes:
@@ -102,7 +101,7 @@ class Legality:
         rows = self._rows_of_union(parts, merged.rows)
         if rows == merged.rows:
             return merged
-        return None if rows == ILLEGAL or merged.anchor >= 0 else replace(merged, rows=rows)
+        return None if rows == ILLEGAL or merged.anchor >= 0 else merged._replace(rows=rows)
 
     def replace(self, parts: set[int], preceding: list[int], merged: GroupFacts) -> int:
         """Make the parts one group."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import groupby
 
-from worklode.graph.fusion.facts import ANCHORS, OPTIMIZER_CLASS, UPDATED_ROLES, Flow, GraphFacts
+from worklode.graph.fusion.facts import ANCHORS, UPDATED_ROLES, Flow, GraphFacts
 from worklode.graph.fusion.grouping import Grouping
 from worklode.graph.fusion.legality import ROW_ELEMENT_BYTES, GroupFacts
 from worklode.graph.fusion.options import FusionPattern
@@ -44,8 +44,10 @@ def rewrite(facts: GraphFacts, grouping: Grouping, group_facts: dict[int, GroupF
         if len(members) == 1:
             operators.append(builder.alone(members[0]))
         else:
-            operators.append(builder.fused(members, group_facts[group].anchor))
-            fused.append((_pattern(facts, members, group_facts[group]), len(members)))
+            operator = builder.fused(members, group_facts[group].anchor)
+            operators.append(operator)
+            updated = [graph.tensors[kept[access.tensor]] for access in operator.writes]
+            fused.append((_pattern(facts, members, group_facts[group], updated), len(members)))
     tensors = []
     for old in kept:
         tensor = graph.tensors[old]
@@ -289,14 +291,13 @@ def _joined(names: tuple[str, ...]) -> str:
     return "+".join(name if count == 1 else f"{name}*{count}" for name, count in runs)
 
 
-def _pattern(facts: GraphFacts, members: list[int], group: GroupFacts) -> FusionPattern:
+def _pattern(facts: GraphFacts, members: list[int], group: GroupFacts, written: list[Tensor]) -> FusionPattern:
     operators = facts.graph.operators
     flows = {facts.flow[member] for member in members}
-    if group.phase == OPTIMIZER_CLASS:
-        names = {facts.graph.tensors[a.tensor].name for m in members for a in operators[m].writes} - {""}
-        return FusionPattern.UPDATES if len(names) > 1 else FusionPattern.UPDATE
     if group.anchor >= 0:
         return FusionPattern.ATTENTION if group.rows else FusionPattern.PRODUCT
+    if all(tensor.role in UPDATED_ROLES for tensor in written):
+        return FusionPattern.UPDATES if len({tensor.name for tensor in written}) > 1 else FusionPattern.UPDATE
     if Flow.ROW in flows:
         kinds = {operators[member].kind for member in members}
         return FusionPattern.SOFTMAX if OperatorKind.SOFTMAX in kinds else FusionPattern.NORMALIZATION
