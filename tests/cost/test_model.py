@@ -229,6 +229,7 @@ def test_bounds_of_many_designs_at_once() -> None:
         vector_lanes=lanes,
         sram_bytes=np.array([2**18, 2**22, 2**25]),
         clock_hz=1e9,
+        clock_share=1.0,
     )
     bounds = model.bounds(cast(Any, designs), counts)
     for d in range(3):

@@ -56,10 +56,11 @@ def test_measured_kernels(
     rows = rows_of(device)
     measured = np.array([float(row["time_us"]) for row in rows]) * 1e-6
     design = load_preset(preset)
-    sustained = replace(design, clock_hz=design.clock_hz * SUSTAINED_CLOCK)
-    costs = CostModel([item(row) for row in rows], start_s=KERNEL_START_S).on(sustained)
-    bandwidth = design.hbm_bytes_per_s * ACHIEVED_BANDWIDTH
-    options = np.maximum(costs.compute_s, costs.hbm_bytes / bandwidth)
+    sustained = replace(
+        design, clock_share=SUSTAINED_CLOCK, hbm_share=ACHIEVED_BANDWIDTH, operator_start_s=KERNEL_START_S
+    )
+    costs = CostModel([item(row) for row in rows]).on(sustained)
+    options = np.maximum(costs.compute_s, costs.hbm_bytes / sustained.sustained_hbm_bytes_per_s)
     predicted = np.minimum.reduceat(options, costs.option_start[:-1])
     error = np.abs(predicted / measured - 1)
     for least_us, allowed in ((100, over_100us), (1000, over_1ms)):
@@ -68,7 +69,8 @@ def test_measured_kernels(
         record_property(f"{device} over {least_us} us: mean error of {some.sum()} kernels", float(error[some].mean()))
         assert error[some].mean() < allowed
     # Without derating nothing that takes long may be predicted slower than it was measured: the model is a roof.
-    ideal = CostModel([item(row) for row in rows]).on(design)
+    ideal_design = replace(design, clock_share=1.0, hbm_share=1.0, operator_start_s=0.0, family="systolic")
+    ideal = CostModel([item(row) for row in rows]).on(ideal_design)
     least = np.minimum.reduceat(
         np.maximum(ideal.compute_s, ideal.hbm_bytes / design.hbm_bytes_per_s), ideal.option_start[:-1]
     )

@@ -38,11 +38,24 @@ def test_a_memory_bound_operator_takes_its_bytes_over_the_bandwidth() -> None:
     x = b.given(10**8)
     b.elementwise(x)
     graph = b.graph()
-    accelerator = load_preset("a100-80gb")
+    accelerator = load_preset("tpuv4")
     evaluation = Evaluator(graph, TECHNOLOGY).evaluate(accelerator)
     assert evaluation.iteration_time_s == pytest.approx(graph.hbm_bytes() / accelerator.hbm_bytes_per_s, rel=1e-3)
     assert evaluation.utilization.hbm == pytest.approx(1.0, abs=1e-3)
     assert max(dict(evaluation.bound_by), key=dict(evaluation.bound_by).__getitem__) == "hbm"
+
+
+def test_a_memory_bound_operator_of_a_gpu_takes_what_the_constants_say() -> None:
+    b = GraphBuilder()
+    b.elementwise(b.given(10**8))
+    graph = b.graph()
+    accelerator = replace(load_preset("a100-80gb"), clock_share=0.8, hbm_share=0.8, operator_start_s=5e-6)
+    evaluation = Evaluator(graph, TECHNOLOGY).evaluate(accelerator)
+    moving_s = graph.hbm_bytes() / (0.8 * accelerator.hbm_bytes_per_s)
+    assert evaluation.iteration_time_s == pytest.approx(moving_s + 5e-6, rel=5e-3)
+    assert evaluation.utilization.hbm == pytest.approx(0.8 * moving_s / evaluation.iteration_time_s, rel=1e-6)
+    assert dict(evaluation.bound_by)["hbm"] == pytest.approx(1.0)
+    assert evaluation.to_dict()["accelerator"]["efficiency"]["hbm_share"] == 0.8
 
 
 @pytest.mark.parametrize("preset", preset_names())

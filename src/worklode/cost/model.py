@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from worklode.cost.attention import attention_reread_table
 from worklode.cost.compiled import Floats, Ints
@@ -90,14 +90,11 @@ class CostModel:
 
     Attributes:
         items, mode: as in `operator_costs`.
-        start_s: time an operator holds its cores beyond its cycles [s]: issue, synchronisation, first access to HBM.
-            0 for one static program on all cores; measured on GPUs in tests/reference/test_gemm.py.
     """
 
-    def __init__(self, items: Sequence[WorkItem], *, mode: Mode = "split", start_s: float = 0.0) -> None:
+    def __init__(self, items: Sequence[WorkItem], *, mode: Mode = "split") -> None:
         self.items = tuple(items)
         self.mode: Mode = mode
-        self.start_s = start_s
         self._arrays: ItemArrays = item_arrays(self.items)
         self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
         self._reread: dict[int, Floats] = {}
@@ -151,8 +148,11 @@ class CostModel:
             table.simple_ops + SPECIAL_OPERATION_CYCLES * table.special_ops,
             float(accelerator.tensor_core_rows * accelerator.tensor_core_cols),
             float(lanes),
-            accelerator.clock_hz,
-            self.start_s,
+            accelerator.sustained_clock_hz,
+            accelerator.operator_start_s,
+            accelerator.sustained_hbm_bytes_per_s,
+            exposes_transfers(accelerator),
+            accelerator.chain_overlap,
             option_start,
             tensor_cores,
             vector_cores,
@@ -199,13 +199,13 @@ class CostModel:
         arrays = self._arrays
         cycles = self._least_cycles(accelerator.tensor_core_rows, accelerator.tensor_core_cols)
         owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
-        return _sum_by(owner, cycles[arrays.product], len(arrays)) / accelerator.clock_hz
+        return _sum_by(owner, cycles[arrays.product], len(arrays)) / accelerator.sustained_clock_hz
 
     def one_vector_core_s(self, accelerator: Accelerator) -> Floats:
         """[U] time [s] of the lane work of each item on one vector core with these lanes."""
         lanes = accelerator.vector_lanes
         cycles = self._least_lane_cycles(lanes, float(vector_core_port_bytes(accelerator)) / max(1, lanes))
-        return np.asarray(cycles / accelerator.clock_hz)
+        return np.asarray(cycles / accelerator.sustained_clock_hz)
 
     def item_hbm_bytes(self, sram_bytes: int) -> Floats:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
@@ -229,7 +229,7 @@ class CostModel:
             lanes_wide,
             vector_core_port_bytes(designs) / np.maximum(1, lanes_wide),
             designs.sram_bytes,
-            designs.clock_hz,
+            np.asarray(designs.clock_hz) * designs.clock_share,
         )
         shapes, shape_of = np.unique(np.stack([rows, cols], axis=1).astype(np.int64), axis=0, return_inverse=True)
         owner_weight = np.repeat(weight, np.diff(arrays.product_start))
@@ -381,6 +381,24 @@ class CostModel:
             cycles,
         )
         return cycles[:, 0]
+
+
+def exposes_transfers(accelerator: Accelerator) -> bool:
+    """Whether HBM transfers of an operator show beside its computation (docs/models/efficiency.md).
+
+    A program that moves its data ahead of time hides the lesser of both. The threads of a multiprocessor ask for data
+    when they need it, and every kernel begins with empty buffers.
+    """
+    return accelerator.family == "simt"
+
+
+def bound_by_hbm(costs: OperatorCosts, accelerator: Accelerator) -> NDArray[np.bool_]:
+    """[O] options whose transfers take longer than their computation."""
+    moving_s = costs.hbm_bytes / accelerator.sustained_hbm_bytes_per_s
+    if not exposes_transfers(accelerator):
+        return np.asarray(moving_s > costs.compute_s)
+    held_s = np.where(costs.tensor_cores + costs.vector_cores > 0, accelerator.operator_start_s, 0.0)
+    return np.asarray(np.sqrt(2.0) * moving_s > costs.compute_s - held_s)
 
 
 def accumulator_rows(design: Design) -> Any:

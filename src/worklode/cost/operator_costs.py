@@ -18,7 +18,8 @@ class OperatorCosts:
     Attributes:
         option_start: [U + 1] options of item u are `option_start[u]` up to `option_start[u + 1]`.
         tensor_cores, vector_cores: [O] cores held while the operator runs; none of a type it has no work for.
-        compute_s: [O] time [s] bound by cores and on-chip traffic, with HBM infinitely fast.
+        compute_s: [O] time [s] bound by cores and on-chip traffic, with HBM infinitely fast; where transfers show
+            beside computation (`model.exposes_transfers`) the time alone on the chip.
         hbm_bytes: [O] HBM traffic [bytes] with the tiling chosen for this option.
         sram_bytes: [O] on-chip traffic between global SRAM and the cores [bytes].
         macs: [U] multiply-accumulates executed (after causal skipping).

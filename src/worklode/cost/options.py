@@ -1,7 +1,7 @@
 """Allocation options of every item from the tables of its parts: which cores, how long, which traffic."""
 
 # Kernels are one loop nest each.
-# ruff: noqa: PLR0912
+# ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def core_counts(cores: int) -> tuple[int, ...]:
     "Tuple((int64, int64))(int64[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1], float64[:, ::1],"
     " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], int64[::1], int64[::1], int64[::1],"
     " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64,"
-    " int64[::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1])"
+    " float64, boolean, float64, int64[::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1],"
+    " float64[::1], float64[::1])"
 )
 def item_options(
     product_start: Ints,
@@ -54,6 +55,9 @@ def item_options(
     lanes: float,
     clock_hz: float,
     start_s: float,
+    hbm_bytes_per_s: float,
+    exposed: bool,
+    chain_overlap: float,
     option_start: Ints,
     tensor_cores: Ints,
     vector_cores: Ints,
@@ -66,9 +70,9 @@ def item_options(
     """Options of U items; returns (what is wrong, item), `FINE` where nothing is.
 
     An item with products takes J numbers of tensor cores, with lane work too as many vector cores beside them; products
-    and lanes overlap but for one step: max(T, V) + min(T, V)/steps. An item of lanes only takes L numbers of vector
-    cores. Later options that are not faster are left out, except that the last stays where its share of the SRAM saves
-    HBM traffic.
+    and lanes overlap but for one step: max(T, V) + min(T, V)/steps; chained ones as far as the cores overlap them:
+    max(T, V) + min(T, V)·max(1/steps, 1 - overlap). An item of lanes only takes L numbers of vector cores. Later
+    options that are not faster are left out, except that the last stays where its share of the SRAM saves HBM traffic.
 
     Args:
         product_start, product: CSR of the products of an item.
@@ -83,6 +87,9 @@ def item_options(
         macs_per_cycle, lanes: of one core.
         clock_hz: clock [Hz].
         start_s: added to every item that holds a core [s].
+        hbm_bytes_per_s: sustained bandwidth [bytes/s].
+        exposed: transfers are not hidden completely: an item takes the root of the sum of squares of both times.
+        chain_overlap: see `Accelerator`.
         option_start: out, [U + 1]; tensor_core_s, vector_core_s: out, [U]; the others: out, at least U·max(J, L).
     """
     at = 0
@@ -113,7 +120,10 @@ def item_options(
                 if has_lanes[u] == 1:
                     q = fused_ladder[j]
                     beside = fused_lane_cycles[u, j]
-                    cycles = np.ceil(max(cycles, beside) + min(cycles, beside) / steps[u])
+                    shown = 1.0 / steps[u]
+                    if attention[u] >= 0:
+                        shown = max(shown, 1.0 - chain_overlap)
+                    cycles = np.ceil(max(cycles, beside) + min(cycles, beside) * shown)
                 traffic = fixed_bytes[u] + tensor_reread[j, u]
             else:
                 q = vector_ladder[j]
@@ -125,7 +135,11 @@ def item_options(
                 return ABOVE_TENSOR_PEAK, u
             if lane_work[u] > cycles * q * lanes * (1.0 + ROUNDING):
                 return ABOVE_VECTOR_PEAK, u
-            duration = cycles / clock_hz + start_s
+            duration = cycles / clock_hz
+            if exposed:
+                moving = traffic / hbm_bytes_per_s
+                duration = np.sqrt(duration * duration + moving * moving)
+            duration += start_s
             spares_traffic = j == count - 1 and at > start and traffic < hbm_bytes[at - 1]
             if at > start and duration >= compute_s[at - 1] and not spares_traffic:
                 continue

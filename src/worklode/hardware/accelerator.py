@@ -30,6 +30,15 @@ class Accelerator:
             leakage and does no work.
         provisioned_activity: share of the peak dynamic power that the stated power provides for; below 1 only where
             the published figure is a measured maximum and not a thermal design power.
+        clock_share: sustained over stated clock when the cores are loaded [1]; 1 where nothing was measured.
+        hbm_share: sustained over pin bandwidth of HBM [1].
+        operator_start_s: time an operator holds its cores before and after its work: issue, first loads, last stores;
+            0 for one static program on all cores [s].
+        chain_overlap: share of the lane work of chained products (attention) that hides behind them, or they behind
+            it [1]; 1 where tiles of both are pipelined.
+
+    The last four are what no maker publishes, fitted for the presets of GPUs (docs/models/efficiency.md); area and
+    power do not depend on them.
     """
 
     name: str = ""
@@ -52,6 +61,10 @@ class Accelerator:
     family: str = "systolic"
     spare_fraction: float = 0.0
     provisioned_activity: float = 1.0
+    clock_share: float = 1.0
+    hbm_share: float = 1.0
+    operator_start_s: float = 0.0
+    chain_overlap: float = 1.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -62,6 +75,16 @@ class Accelerator:
     def hbm_bytes_per_s(self) -> float:
         """HBM bandwidth [bytes/s]."""
         return self.hbm_stacks * self.hbm_stack_bytes_per_s
+
+    @property
+    def sustained_clock_hz(self) -> float:
+        """Clock of all cores under load [Hz]."""
+        return self.clock_hz * self.clock_share
+
+    @property
+    def sustained_hbm_bytes_per_s(self) -> float:
+        """HBM bandwidth that long transfers reach [bytes/s]."""
+        return self.hbm_bytes_per_s * self.hbm_share
 
     @property
     def macs(self) -> int:

@@ -59,3 +59,5 @@ class Design(Protocol):
     def spare_fraction(self) -> float: ...  # noqa: D102
     @property
     def provisioned_activity(self) -> float: ...  # noqa: D102
+    @property
+    def clock_share(self) -> float: ...  # noqa: D102

@@ -39,6 +39,10 @@ class DesignArrays:
     family: str
     spare_fraction: float
     provisioned_activity: float
+    clock_share: float = 1.0
+    hbm_share: float = 1.0
+    operator_start_s: float = 0.0
+    chain_overlap: float = 1.0
 
     def __len__(self) -> int:
         return len(self.num_tensor_cores)

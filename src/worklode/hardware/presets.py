@@ -12,7 +12,7 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.design import FAMILIES, OPERAND_BYTES
 from worklode.hardware.scaling import NODE_RANGE_NM
 from worklode.hardware.spec_file import SpecReader, join, near_names, read_yaml
-from worklode.units import BYTES, BYTES_PER_S, HERTZ, LENGTH_NM, Dimension
+from worklode.units import BYTES, BYTES_PER_S, HERTZ, LENGTH_NM, TIME, Dimension
 
 PRESETS_FOLDER = Path(__file__).with_name("presets")
 
@@ -25,6 +25,7 @@ SHORT_KEYS: dict[str, tuple[str, Dimension]] = {
     "tensor_core_buffer": ("tensor_core_buffer_bytes", BYTES),
     "vector_core_buffer": ("vector_core_buffer_bytes", BYTES),
     "link_bandwidth": ("link_bytes_per_s", BYTES_PER_S),
+    "operator_start": ("operator_start_s", TIME),
 }
 """Keys whose value carries the unit (`sram: 32MiB`) -> field, which takes a plain number too (`sram_bytes: 65536`)."""
 
@@ -242,8 +243,8 @@ def _plain(reader: SpecReader, entry: object, path: str) -> object:
 def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any:
     """Value of one field of `Accelerator`, checked; None after noting a fault."""
     if field in _DIMENSIONS:
-        zero = field in ("tensor_core_buffer_bytes", "vector_core_buffer_bytes", "link_bytes_per_s", "sram_bytes")
-        number = reader.quantity(value, _DIMENSIONS[field], path, allow_zero=zero and field != "sram_bytes", bare=True)
+        zero = field in ("tensor_core_buffer_bytes", "vector_core_buffer_bytes", "link_bytes_per_s", "operator_start_s")
+        number = reader.quantity(value, _DIMENSIONS[field], path, allow_zero=zero, bare=True)
         if number is None:
             return None
         if field == "node_nm" and not NODE_RANGE_NM[0] <= number <= NODE_RANGE_NM[1]:
@@ -262,7 +263,9 @@ def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any
         return reader.text(value, path, FAMILIES)
     if field == "spare_fraction":
         return reader.number(value, path, least=0.0, most=10.0)
-    assert field == "provisioned_activity"
+    if field == "chain_overlap":
+        return reader.number(value, path, least=0.0, most=1.0)
+    assert field in ("provisioned_activity", "clock_share", "hbm_share")
     return reader.number(value, path, above=0.0, most=1.0)
 
 

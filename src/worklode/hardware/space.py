@@ -84,6 +84,10 @@ class DesignSpace:
     family: str = "systolic"
     spare_fraction: float = 0.0
     provisioned_activity: float = 1.0
+    clock_share: float = 1.0
+    hbm_share: float = 1.0
+    operator_start_s: float = 0.0
+    chain_overlap: float = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:

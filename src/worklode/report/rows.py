@@ -66,6 +66,17 @@ def _clock(document: Document) -> str:
     return f"{frequency(a['clock_hz'])}, {a['node_nm']} nm"
 
 
+def _efficiency(document: Document) -> str:
+    """What holds the chip below its peaks; or that it is taken as ideal."""
+    e = document["accelerator"].get("efficiency") or {}
+    if not e or (e["clock_share"], e["hbm_share"], e["operator_start_s"], e["chain_overlap"]) == (1, 1, 0, 1):
+        return "ideal (nothing measured)"
+    return (
+        f"clock x {e['clock_share']:.3g}, HBM x {e['hbm_share']:.3g}, {seconds(e['operator_start_s'])} an operator, "
+        f"attention overlaps {percent(e['chain_overlap'])}"
+    )
+
+
 def _memory_total(document: Document) -> float | None:
     parts = document.get("memory_bytes") or {}
     return parts.get("total", sum(_memory_parts(document).values()) if parts else None)
@@ -108,6 +119,7 @@ DESIGN_ROWS = (
     _number("SRAM", _hardware("sram_bytes"), size),
     Row(label="HBM", text=_hbm),
     Row(label="clock, node", text=_clock),
+    Row(label="efficiency", text=_efficiency),
     _number("area", _hardware("area_mm2"), area),
     _number("TDP", _hardware("tdp_w"), power),
 )

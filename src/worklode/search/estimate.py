@@ -27,6 +27,8 @@ def serial_times(
     vector_cores: Floats,
     hbm_bytes_per_s: Floats,
     share: bool,
+    exposed: bool,
+    start_s: float,
 ) -> Floats:
     """Estimated iteration time of D designs [s].
 
@@ -34,6 +36,9 @@ def serial_times(
 
         split:     sum over operators of max(t/P, v/V, b/B)
         one-core:  max(sum over the path of max(t, v, b/B), sum t/P, sum v/V, sum b/B)
+
+    and where transfers show, sqrt(max(t, v)² + (b/B)²) in place of max(t, v, b/B); the start of an operator is added
+    to each.
 
     with t, v core-seconds and b bytes of an operator, P, V cores and B bandwidth.
 
@@ -45,6 +50,8 @@ def serial_times(
         shape_of, width_of, size_of: [D] rows of the tables.
         tensor_cores, vector_cores, hbm_bytes_per_s: [D] of the designs.
         share: operators may be split over cores.
+        exposed: transfers show beside computation (`cost.model.exposes_transfers`).
+        start_s: `Accelerator.operator_start_s` [s].
     """
     designs = len(shape_of)
     items = len(count)
@@ -58,9 +65,11 @@ def serial_times(
         for u in range(items):
             t, v, b = tensor[u], vector[u], traffic[u] * per_byte
             if share:
-                chain += count[u] * max(max(t * per_tensor, v * per_vector), b)
+                cores = max(t * per_tensor, v * per_vector)
+                chain += count[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
             else:
-                chain += on_path[u] * max(max(t, v), b)
+                cores = max(t, v)
+                chain += on_path[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
                 tensor_sum += count[u] * t
                 vector_sum += count[u] * v
                 traffic_sum += count[u] * b

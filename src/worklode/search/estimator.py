@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from worklode.cost.model import exposes_transfers
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import (
     energy_per_mac_j,
@@ -71,8 +72,11 @@ class _WorkloadEstimator:
             size_of,
             axes[TENSOR_CORES][points[:, TENSOR_CORES]].astype(np.float64),
             axes[VECTOR_CORES][points[:, VECTOR_CORES]].astype(np.float64),
-            axes[HBM][points[:, HBM]].astype(np.float64) * self.template.hbm_stack_bytes_per_s,
+            axes[HBM][points[:, HBM]].astype(np.float64)
+            * (self.template.hbm_stack_bytes_per_s * self.template.hbm_share),
             self.evaluator.mode == "split",
+            exposes_transfers(self.template),
+            self.template.operator_start_s,
         )
 
     def hbm_bytes(self, points: Points) -> Floats:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from worklode.cost.model import CostModel
+from worklode.cost.model import CostModel, bound_by_hbm
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.errors import Fault, InternalError, SpecError
 from worklode.graph.fusion import FusionReport, fuse
@@ -162,7 +162,7 @@ class Evaluator:
             hbm_bytes=costs.hbm_bytes,
             num_tensor_cores=accelerator.num_tensor_cores,
             num_vector_cores=accelerator.num_vector_cores,
-            hbm_bytes_per_s=accelerator.hbm_bytes_per_s,
+            hbm_bytes_per_s=accelerator.sustained_hbm_bytes_per_s,
         )
 
     def _energy_parts(self, step: ScheduledStep, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
@@ -187,10 +187,11 @@ class Evaluator:
         shares = dict.fromkeys(Resource, 0.0)
         tensor_s = self.model.one_tensor_core_s(accelerator)[self.arrays.item_of]
         vector_s = self.model.one_vector_core_s(accelerator)[self.arrays.item_of]
+        by_hbm = bound_by_hbm(step.costs, accelerator)
         for link in analysis.chain:
             option = step.schedule.option[link.task]
             held, beside = int(step.costs.tensor_cores[option]), int(step.costs.vector_cores[option])
-            cause = link.cause
+            cause = Resource.HBM if by_hbm[option] else link.cause
             if cause is not Resource.HBM and held and beside:
                 longer_on_lanes = vector_s[link.task] / beside > tensor_s[link.task] / held
                 cause = Resource.VECTOR_CORE if longer_on_lanes else Resource.TENSOR_CORE
@@ -207,7 +208,7 @@ class Evaluator:
         found = Utilization(
             tensor_core=analysis.tensor_core,
             vector_core=analysis.vector_core,
-            hbm=analysis.hbm,
+            hbm=analysis.hbm * accelerator.hbm_share,
             macs=executed / peak,
         )
         for name, share in found.to_dict().items():

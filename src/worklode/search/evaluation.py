@@ -247,6 +247,12 @@ def accelerator_dict(accelerator: Accelerator, silicon: Silicon) -> dict[str, An
         "num_links": accelerator.num_links,
         "link_bytes_per_s": accelerator.link_bytes_per_s,
         "peak_matrix_flops_per_s": accelerator.peak_matrix_flops_per_s,
+        "efficiency": {
+            "clock_share": accelerator.clock_share,
+            "hbm_share": accelerator.hbm_share,
+            "operator_start_s": accelerator.operator_start_s,
+            "chain_overlap": accelerator.chain_overlap,
+        },
         "area_mm2": silicon.area_mm2,
         "tdp_w": silicon.tdp_w,
         "area_parts_mm2": dict(silicon.area_parts_mm2),

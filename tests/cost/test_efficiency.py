@@ -1,0 +1,102 @@
+"""What holds chips below their peaks: each constant acts where it should, worked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worklode.cost.model import CostModel, bound_by_hbm, operator_costs
+from worklode.graph.work import Product, Work, WorkItem
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.presets import load_preset
+
+TPU = replace(load_preset("tpuv4"), name="")
+GPU = replace(
+    load_preset("a100-80gb"), name="", clock_share=1.0, hbm_share=1.0, operator_start_s=0.0, chain_overlap=1.0
+)
+
+
+def matmul(m: int, n: int, k: int) -> WorkItem:
+    product = Product(batch=1, m=m, n=n, k=k, a_elements=m * k, b_elements=k * n, c_elements=m * n, element_bytes=2)
+    return WorkItem(work=Work(products=(product,)), read_bytes=2 * (m * k + k * n), write_bytes=2 * m * n)
+
+
+def attention(seq: int, heads: int) -> WorkItem:
+    sizes: dict[str, Any] = {"batch": heads, "element_bytes": 2}
+    pairs, rows = heads * seq * seq, heads * seq * 128
+    scores = Product(m=seq, n=seq, k=128, a_elements=rows, b_elements=rows, c_elements=pairs, **sizes)
+    context = Product(m=seq, n=128, k=seq, a_elements=pairs, b_elements=rows, c_elements=rows, **sizes)
+    work = Work(
+        products=(scores, context), chained=True, simple_ops=4 * pairs, special_ops=pairs, vector_elements=2 * pairs
+    )
+    return WorkItem(work=work, read_bytes=6 * rows, write_bytes=2 * rows)
+
+
+def alone_s(item: WorkItem, design: Accelerator) -> float:
+    costs = operator_costs([item], design)
+    return float(np.maximum(costs.compute_s, costs.hbm_bytes / design.sustained_hbm_bytes_per_s).min())
+
+
+def test_clock_and_start_of_a_product_bound_by_cores() -> None:
+    item = matmul(4096, 4096, 4096)
+    ideal = alone_s(item, TPU)
+    assert alone_s(item, replace(TPU, clock_share=0.5)) == pytest.approx(2 * ideal)
+    assert alone_s(item, replace(TPU, operator_start_s=1e-5)) == pytest.approx(ideal + 1e-5)
+    assert alone_s(item, replace(TPU, hbm_share=0.9)) == ideal
+
+
+def test_bandwidth_of_a_product_bound_by_hbm() -> None:
+    item = matmul(8, 8192, 8192)
+    ideal = alone_s(item, TPU)
+    assert ideal == pytest.approx((item.read_bytes + item.write_bytes) / TPU.hbm_bytes_per_s)
+    assert alone_s(item, replace(TPU, hbm_share=0.5)) == pytest.approx(2 * ideal)
+
+
+def test_transfers_show_on_a_multiprocessor() -> None:
+    item = matmul(1024, 1024, 1024)
+    costs = operator_costs([item], GPU)
+    cores = operator_costs([item], replace(GPU, hbm_stack_bytes_per_s=1e30)).compute_s[-1]
+    moving = costs.hbm_bytes[-1] / GPU.hbm_bytes_per_s
+    assert costs.compute_s[-1] == pytest.approx(np.hypot(cores, moving))
+    late = operator_costs([item], replace(GPU, operator_start_s=1e-3))
+    assert late.compute_s[-1] == pytest.approx(np.hypot(cores, moving) + 1e-3)
+    assert bound_by_hbm(late, replace(GPU, operator_start_s=1e-3))[-1] == (moving > cores)
+    starved = replace(GPU, hbm_stack_bytes_per_s=1e9)
+    assert bound_by_hbm(operator_costs([item], starved), starved).all()
+
+
+def test_softmax_between_products_that_do_not_overlap() -> None:
+    item = attention(4096, 96)
+    fast = replace(GPU, hbm_stack_bytes_per_s=1e30)
+    overlapped, serial = alone_s(item, fast), alone_s(item, replace(fast, chain_overlap=0.0))
+    lanes_s = 96 * 4096 * 4096 * 8 / (GPU.total_lanes * GPU.clock_hz)
+    assert serial - overlapped == pytest.approx(lanes_s * (1 - 1 / 64), rel=1e-3)
+    half = alone_s(item, replace(fast, chain_overlap=0.5))
+    assert half == pytest.approx((serial + overlapped) / 2, rel=0.02)
+    plain = replace(item, work=replace(item.work, chained=False))
+    assert alone_s(plain, replace(fast, chain_overlap=0.0)) == alone_s(plain, fast)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000)),
+    st.sampled_from(["num_tensor_cores", "num_vector_cores", "sram_bytes", "hbm_stacks"]),
+    st.integers(1, 3),
+)
+def test_more_of_anything_never_takes_longer_on_a_multiprocessor(
+    sizes: tuple[int, int, int], name: str, factor: int
+) -> None:
+    small = replace(load_preset("a100-80gb"), num_tensor_cores=32, num_vector_cores=8, sram_bytes=2**20, hbm_stacks=1)
+    model = CostModel([matmul(*sizes)])
+    more = replace(small, **{name: getattr(small, name) * factor})
+    assert _best(model, more) <= _best(model, small) * (1 + 1e-12)
+
+
+def _best(model: CostModel, design: Accelerator) -> float:
+    costs = model.on(design)
+    return float(np.maximum(costs.compute_s, costs.hbm_bytes / design.sustained_hbm_bytes_per_s).min())
