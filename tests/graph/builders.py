@@ -190,6 +190,10 @@ class GraphBuilder:
         statistics = (rows, rows) if kind is OperatorKind.NORMALIZATION else ()
         return self.op(name, kind, (read, *weights), (size, *statistics), work=work)[0]
 
+    def collective(self, read: int) -> int:
+        """An all-reduce: fused with nothing."""
+        return self.op("all_reduce", OperatorKind.COLLECTIVE, (read,), (self.elements(read),))[0]
+
     def layer_norm(self, read: int, width: int) -> int:
         """Layer normalisation over the last `width` elements."""
         weights = (self.parameter(width, "ln.weight"), self.parameter(width, "ln.bias"))
@@ -275,7 +279,7 @@ def attention_written_out(
     dp = b.matmul(dc, v, length, length, head_width, batch=heads, name="bmm", gradient_of="input")
     dp = b.elementwise(dp, dropout_mask, name="native_dropout_backward")
     size = b.elements(dp)
-    work = Work(simple_ops=4 * size, vector_elements=3 * size, reduction_bytes=2 * length)
+    work = Work(simple_ops=4 * size, vector_elements=3 * size, reduction_bytes=2 * 2 * length)
     (ds,) = b.op("_softmax_backward_data", OperatorKind.SOFTMAX, (dp, p), (size,), work=work)
     ds = b.elementwise(ds, name="mul")
     b.matmul(ds, k, length, head_width, length, batch=heads, name="bmm", gradient_of="input")

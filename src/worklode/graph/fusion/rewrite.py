@@ -195,6 +195,7 @@ class _Builder:
         facts = self.facts
         tensors, operators = facts.graph.tensors, facts.graph.operators
         reads: dict[int, int] = {}
+        lane_reads: dict[int, int] = {}
         writes: dict[int, int] = {}
         kept = 0
         for member in members:
@@ -206,9 +207,11 @@ class _Builder:
                     if in_lanes and facts.flow[producer] not in ANCHORS:
                         kept += size // facts.element_bytes[tensor]
                     continue
-                known = reads.get(tensor, 0)
-                reads[tensor] = total = min(known + size, tensors[tensor].bytes)
+                limit = tensors[tensor].bytes
+                reads[tensor] = min(reads.get(tensor, 0) + size, limit)
                 if in_lanes:
+                    known = lane_reads.get(tensor, 0)
+                    lane_reads[tensor] = total = min(known + size, limit)
                     kept += (known + size - total) // facts.element_bytes[tensor]
             for access in operators[member].writes:
                 if access.tensor not in self.gone:
