@@ -264,7 +264,7 @@ class Cut(torch.autograd.Function):
 @pytest.mark.parametrize(
     ("optimizer", "problem"),
     [
-        ("torch.optim.LBFGS", "the optimizer raised TypeError"),
+        ("torch.optim.LBFGS", "its step needs a closure"),
         ("lambda ps: torch.optim.SGD(ps, lr=-1)", "the optimizer raised ValueError: Invalid learning rate"),
         ("lambda ps: None", "the optimizer callable returned no optimizer"),
     ],

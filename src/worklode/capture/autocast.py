@@ -6,13 +6,15 @@ call on; where torch would ask a reduction for a float32 result instead, the cas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 _KEY = "AutocastPrivateUse1"
+_GPUS = ("cuda", "xpu")
 
 LOW_PRECISION = """
     convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input conv_transpose3d.input prelu
@@ -60,6 +62,28 @@ def register_autocast(library: Any) -> tuple[Any, ...]:
             if operator is not None:
                 library.impl(name, _kernel(operator, target), _KEY)
     return (fallthrough,)
+
+
+@contextmanager
+def autocast_of_gpus(device: str) -> Iterator[None]:
+    """`torch.autocast("cuda")` in user code acts on type `device`, with the type that GPUs default to.
+
+    Without CUDA torch would warn and switch such a region off. One for `cpu` is left alone: on a GPU it has no effect.
+    """
+    region = torch.amp.autocast_mode.autocast
+    enter = region.__init__
+
+    def redirected(self: Any, device_type: str, dtype: torch.dtype | None = None, *rest: Any, **named: Any) -> None:
+        if device_type in _GPUS:
+            dtype = torch.get_autocast_dtype(device_type) if dtype is None else dtype
+            device_type = device
+        enter(self, device_type, dtype, *rest, **named)
+
+    region.__init__ = redirected  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        region.__init__ = enter  # type: ignore[method-assign]
 
 
 def _low_precision(tensors: list[torch.Tensor]) -> torch.dtype:

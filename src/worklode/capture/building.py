@@ -35,12 +35,20 @@ def build(workload: Workload, dtype: str) -> Ingredients:
     try:
         _settle_lazy_parameters(ingredients)
         with OneDevice("meta"):
-            ingredients.module.train().to(CAST_TO[dtype])
+            _convert(ingredients.module.train(), CAST_TO[dtype])
     except Exception as error:
         raise step_fault(
             error, where=workload.name, doing="preparing the module", user_file=workload.user_file
         ) from error
     return ingredients
+
+
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """Parameters and buffers in `dtype`: the real ones, since `Module.to` would drop the imaginary part of others."""
+    for child in module.modules():
+        if isinstance(child, nn.DataParallel):
+            child.device_ids = []  # one device: it then calls the module inside
+    module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def copy_without_weights(module: nn.Module) -> nn.Module:

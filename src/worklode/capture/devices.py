@@ -38,6 +38,8 @@ class OneDevice(TorchFunctionMode):
             return self._to(args, kwargs)
         if self._before_call is not None and args:
             self._before_call(func, args[0])
+        if func is torch.Tensor.__format__ and args[1] and args[0].is_floating_point():
+            return format(args[0].item(), args[1])
         if kwargs.get("device") is not None or func in _device_constructors():
             kwargs = {**kwargs, "device": self.device}
             kwargs.pop("pin_memory", None)

@@ -120,7 +120,7 @@ def _grouped_product(
     """Shape of `_grouped_mm` in every precision: torch's own rule knows bfloat16 only, its kernels take others too."""
     known = torch.bfloat16
     made = _meta_registrations.meta_grouped_mm(a.to(known), b.to(known), offsets, bias, known)
-    return made.to(out_dtype or a.dtype)  # type: ignore[no-any-return]
+    return made.to(out_dtype or a.dtype)
 
 
 def _empty(like: torch.Tensor, *shape: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import traceback
 from pathlib import Path
 
@@ -25,6 +26,25 @@ _DATA_DEPENDENT = (
     fake_tensor.DataDependentOutputException,
     fake_tensor.DynamicOutputShapeException,
 )
+
+_HIDDEN = (
+    (
+        r"no rule registered for HigherOrderOperator (\w+)",
+        "torch's higher-order operator {0}",
+        "the branch or loop written in Python",
+    ),
+    (
+        "FlexAttention is only supported on",
+        "flex_attention",
+        "torch.nn.functional.scaled_dot_product_attention, with a mask or bias tensor where it is needed",
+    ),
+    (
+        "self.shape_env must not be None",
+        "rows of different lengths (torch.nested)",
+        "padded tensors: the lengths are in the data",
+    ),
+)
+"""Messages of torch that do not name what the user wrote: pattern, construct, what to write instead."""
 
 
 def user_line(error: BaseException, user_file: Path | None = None) -> str:
@@ -81,6 +101,19 @@ def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | No
                 allowed="operators with a meta kernel (for an operator of your own: torch.library.register_fake)",
             )
         )
+    for pattern, construct, allowed in _HIDDEN:
+        found = re.search(pattern, str(error))
+        if found is not None:
+            value = construct.format(*found.groups())
+            return CaptureError(
+                Fault(
+                    where=where,
+                    path=path,
+                    value=value,
+                    problem=f"{doing} uses what a capture cannot follow",
+                    allowed=allowed,
+                )
+            )
     text = " ".join(str(error).split()).partition(" Exception raised from")[0][:500]
     return CaptureError(Fault(where=where, path=path, problem=f"{doing} raised {type(error).__name__}: {text}"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ def make_optimizer(choice: str | Callable[..., Any], parameters: list[torch.nn.P
     """The optimizer of a name, or what the user's callable makes of the parameters.
 
     Raises:
-        CaptureError: what the callable returns has no `step`.
+        CaptureError: what the callable returns has no `step`, or one that needs a closure.
     """
     optimizer = _named(choice, parameters) if isinstance(choice, str) else choice(parameters)
     if not callable(getattr(optimizer, "step", None)):
@@ -43,14 +44,35 @@ def make_optimizer(choice: str | Callable[..., Any], parameters: list[torch.nn.P
                 allowed="a torch.optim.Optimizer, or an object with a `step` method",
             )
         )
+    if _needs_closure(optimizer):
+        raise CaptureError(
+            Fault(
+                where=where,
+                path="optimizer",
+                value=type(optimizer).__name__,
+                problem="its step needs a closure that runs forward and backward again, as often as the values ask for",
+                allowed="an optimizer whose step() takes the gradients of one backward pass",
+            )
+        )
     return optimizer
 
 
+def _needs_closure(optimizer: Any) -> bool:
+    """Whether `step` cannot be called without arguments (LBFGS)."""
+    try:
+        inspect.signature(optimizer.step).bind()
+    except TypeError:
+        return True
+    except ValueError:  # no signature to be had
+        return False
+    return False
+
+
 def _named(name: str, parameters: list[torch.nn.Parameter]) -> Any:
-    """An optimizer by name, in its fused form; that one refuses the sparse gradients of `Embedding(sparse=True)`."""
+    """An optimizer by name, in its fused form; that one refuses sparse gradients and complex parameters."""
     make, options = _CLASSES[name]
-    sparse = any(p.grad is not None and p.grad.layout is not torch.strided for p in parameters)
-    return make(parameters, lr=LEARNING_RATE, fused=not sparse, **options)
+    fused = not any(p.is_complex() or (p.grad is not None and p.grad.layout is not torch.strided) for p in parameters)
+    return make(parameters, lr=LEARNING_RATE, fused=fused, **options)
 
 
 @contextmanager

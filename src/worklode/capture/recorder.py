@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorDeviceMismatchError,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worklode.capture import policy
@@ -258,6 +263,9 @@ class StepRecorder(TorchDispatchMode):
     def _ask_torch(self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have torch work out the result; one that is only the written argument needs no shape rule."""
         try:
+            return func(*args, **kwargs)
+        except FakeTensorDeviceMismatchError:  # `torch.from_numpy` asks for no device, and `.to(device)` moves nothing
+            args, kwargs = self._results.on_device(args), self._results.on_device(kwargs)
             return func(*args, **kwargs)
         except UnsupportedOperatorException:
             if operator.only_writes and isinstance(args[0], torch.Tensor):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_map
 
 Remake = Callable[[list[torch.Tensor]], Any]
 """From the tensors among the arguments, depth first, to the result of the call."""
@@ -54,6 +55,16 @@ class ResultMaker:
             return makers[0]
         sequence = list if isinstance(result, list) else tuple
         return lambda arguments: sequence([make(arguments) for make in makers])
+
+    def on_device(self, arguments: Any) -> Any:
+        """Arguments with stand-ins on the device for fake tensors that live elsewhere: for shapes only."""
+
+        def one(value: Any) -> Any:
+            if type(value) is not FakeTensor or value.fake_device == self._device:
+                return value
+            return self._new_maker(value)([])
+
+        return tree_map(one, arguments)
 
     def _is_plain(self, tensor: Any) -> bool:
         """A strided fake tensor on the device, without known values or conjugation."""

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from worklode import __version__
-from worklode.capture.autocast import CAST_CACHE
+from worklode.capture.autocast import CAST_CACHE, autocast_of_gpus
 from worklode.capture.blocks import assign_blocks, equal_siblings
 from worklode.capture.building import CAST_TO, arguments, build
 from worklode.capture.devices import OneDevice
@@ -100,6 +100,7 @@ class _Step:
         with ExitStack() as stack:
             for context in (as_on_a_device(), _quiet_torch(), mode, OneDevice(device, recorder.before_call)):
                 stack.enter_context(context)
+            stack.enter_context(autocast_of_gpus(device.type))
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             stack.enter_context(torch.enable_grad())
             make_module_fake(module, fakes)
