@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[..., None]
 Note = Callable[[str], None]
 Mode = Literal["split", "one-core"]
+AnyWorkload = str | TrainingGraph | Evaluator
 MemoryRule = Literal["auto", "fit", "ignore"]
 
 __all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def mine(
-    workloads: str | TrainingGraph | Sequence[str | TrainingGraph],
+    workloads: AnyWorkload | Sequence[AnyWorkload],
     *,
     budget: str | Path | Accelerator | None = None,
     area_mm2: float | None = None,
@@ -125,7 +126,8 @@ def mine(
     """Find the accelerators that train the workloads best within a silicon budget.
 
     Args:
-        workloads: one or several captured graphs, or what `capture` takes.
+        workloads: one or several captured graphs, what `capture` takes, or what `evaluator` returned (whose own mode
+            and technology are then used).
         budget: preset, YAML file or accelerator whose modelled area and TDP are the limits, and which is the baseline;
             its node, clock and memory generation are those of the mined designs.
         area_mm2, tdp_w: limits [mm², W]; beside a budget they replace its own.
@@ -150,10 +152,10 @@ def mine(
         raise SpecError(Fault(where="top_k", value=str(top_k), problem="at least one design is kept", allowed=">= 1"))
     goal = Objective.parse(objective)
     designs = _space(space, baseline)
-    listed = [workloads] if isinstance(workloads, str | TrainingGraph) else list(workloads)
+    listed = [workloads] if isinstance(workloads, str | TrainingGraph | Evaluator) else list(workloads)
     if not listed:
         raise SpecError(Fault(where="workloads", problem="at least one workload is needed"))
-    evaluators = [Evaluator(_graph(workload), constants, mode=mode) for workload in listed]
+    evaluators = [w if isinstance(w, Evaluator) else Evaluator(_graph(w), constants, mode=mode) for w in listed]
     limits = replace(limits, hbm_bytes=_memory_limit(memory, evaluators, designs, baseline))
     options = LocalSearchOptions(top_k=top_k)
     if max_time_s is not None:

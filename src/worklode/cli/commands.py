@@ -119,7 +119,7 @@ def run_evaluate(
             started=started,
             finished=datetime.now(UTC).astimezone(),
             config={
-                "workloads": [_workload_config(workload, graph)],
+                "workloads": [_workload_config(workload, evaluator)],
                 "on": asdict(accelerator),
                 "mode": mode,
                 "technology": technology,
@@ -174,9 +174,10 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     graphs = [faults.collect(partial(_capture, name, step)) for name in workloads]
     faults.finish()
     captured = [graph for graph in graphs if graph is not None]
+    evaluators = [api.evaluator(graph, mode=request.mode, technology=constants) for graph in captured]
     with shown_progress(quiet=step.quiet) as progress:
         result = api.mine(
-            captured,
+            evaluators,
             budget=baseline,
             area_mm2=area_mm2,
             tdp_w=tdp_w,
@@ -184,7 +185,6 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
             objective=objective or request.objective,
             space=space,
             technology=constants,
-            mode=request.mode,
             top_k=request.top_k,
             max_time_s=max_time_s,
             progress=progress,
@@ -192,7 +192,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     document = result.to_dict()
     # An infeasible result evaluated nothing that could describe the workloads.
     document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in captured]
-    path = _write_mining(workloads, captured, request, result, document, space=space, started=started)
+    path = _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
     document["run_directory"] = str(path)
 
     def report() -> Iterable[RenderableType]:
@@ -210,7 +210,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
 
 def _write_mining(
     workloads: Sequence[str],
-    graphs: Sequence[TrainingGraph],
+    evaluators: Sequence[Evaluator],
     request: MineRequest,
     result: MiningResult,
     document: dict[str, Any],
@@ -218,13 +218,9 @@ def _write_mining(
     space: DesignSpace,
     started: datetime,
 ) -> Path:
-    from worklode import api
     from worklode.study.run_directory import RunContent, write_run
 
-    trace = None
-    if result.best is not None:
-        evaluator = api.evaluator(graphs[0], mode=request.mode, technology=request.technology)
-        trace = _trace(evaluator, result.best.accelerator)
+    trace = None if result.best is None else _trace(evaluators[0], result.best.accelerator)
     content = RunContent(
         command="mine",
         arguments=sys.argv[1:],
@@ -232,7 +228,7 @@ def _write_mining(
         started=started,
         finished=datetime.now(UTC).astimezone(),
         config={
-            "workloads": [_workload_config(name, graph) for name, graph in zip(workloads, graphs, strict=True)],
+            "workloads": [_workload_config(name, found) for name, found in zip(workloads, evaluators, strict=True)],
             "budget": request.budget,
             "limits": document["constraints"],
             "objective": document["objective"],
@@ -271,8 +267,8 @@ def _names(*inputs: str | Path | None) -> tuple[str, ...]:
     return tuple(str(name) for name in inputs if name is not None)
 
 
-def _workload_config(name: str, graph: TrainingGraph) -> dict[str, Any]:
-    return {"workload": name, "options": dict(graph.info.options)}
+def _workload_config(name: str, evaluator: Evaluator) -> dict[str, Any]:
+    return {"workload": name, "options": dict(evaluator.summary.options)}
 
 
 def _trace(evaluator: Evaluator, accelerator: Accelerator) -> str:

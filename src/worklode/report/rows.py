@@ -132,7 +132,7 @@ FIGURE_ROWS = (
     _number("tensor cores busy", _used("tensor_core"), percent),
     _number("vector cores busy", _used("vector_core"), percent),
     _number("HBM busy", _used("hbm"), percent),
-    _number("MAC utilisation", _used("macs"), percent, better=1),
+    _number("MAC utilisation", _used("macs"), percent),
     Row(label="time bound by", text=bound_by),
     Row(label="time by phase", text=_phases),
     Row(label="memory needed", text=_memory),
