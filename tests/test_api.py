@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 import worklode
 from worklode.errors import SpecError
 from worklode.hardware.presets import load_preset
+from worklode.hardware.space import DesignSpace, default_space
 
 pytest.importorskip("torch", reason="torch is an extra of the package")
 
@@ -94,15 +95,11 @@ def test_memory_rule_keeps_what_fits() -> None:
     assert needed <= budget.hbm_bytes
     result = worklode.mine(graph, budget=budget)
     assert all(design.evaluations[0].memory_fits for design in result.top_k)
-    too_large = worklode.mine(graph, area_mm2=600.0, memory="fit", space=_one_stack(Path()))
+    too_large = worklode.mine(graph, area_mm2=600.0, memory="fit", space=_one_stack())
     assert too_large.best is None or too_large.best.evaluations[0].memory_fits
 
 
-def _one_stack(_: Path) -> object:
-    from dataclasses import replace
-
-    from worklode.hardware.space import default_space
-
+def _one_stack() -> DesignSpace:
     return replace(default_space(load_preset("tpuv2")), hbm_stacks=(1,), hbm_stack_bytes=2**20)
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from worklode.capture.api import capture as capture_workload
-from worklode.capture.api import capture_module
-from worklode.capture.options import CaptureOptions
 from worklode.errors import Fault, SpecError
+from worklode.frontend.api import capture as capture_workload
+from worklode.frontend.api import capture_module
+from worklode.frontend.options import CaptureOptions
 from worklode.graph.training_graph import TrainingGraph
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_accelerator

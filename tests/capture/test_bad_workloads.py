@@ -13,8 +13,8 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from worklode.capture import CaptureOptions, capture, capture_module, environment
 from worklode.errors import CaptureError, Fault, SpecError
+from worklode.frontend import CaptureOptions, capture, capture_module, environment
 
 from .real_step import MODELS_FILE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worklode.capture import CaptureOptions, capture
+from worklode.frontend import CaptureOptions, capture
 from worklode.graph.operator import Operator, OperatorKind, Phase, TensorRole
 from worklode.graph.training_graph import Block, TrainingGraph
 from worklode.graph.validate import graph_faults
@@ -286,7 +286,7 @@ def test_the_options_in_effect_are_kept() -> None:
 
 def test_remade_results_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast path (results of equal calls made again) against torch working out every shape."""
-    from worklode.capture.results import ResultMaker
+    from worklode.frontend.results import ResultMaker
     from worklode.graph.file import graph_to_bytes
 
     for name in ("explicit_language_model", "convnet", "lstm", "in_place"):
@@ -302,7 +302,7 @@ def test_another_process_makes_the_same_file(name: str) -> None:
     from worklode.graph.file import graph_to_bytes
 
     script = (
-        "import sys, hashlib; from worklode.capture import capture; from worklode.graph.file import graph_to_bytes;"
+        "import sys, hashlib; from worklode.frontend import capture; from worklode.graph.file import graph_to_bytes;"
         "capture(sys.argv[1].replace(sys.argv[2], 'lstm'));"  # another capture before must leave no trace
         "print(hashlib.sha256(graph_to_bytes(capture(sys.argv[1]))).hexdigest())"
     )
@@ -326,7 +326,7 @@ def test_another_backend_in_the_place_of_the_fake_accelerator() -> None:
     script = (
         "import sys; from torch.utils import backend_registration as r;"
         "r._setup_privateuseone_for_python_backend('taken');"
-        "from worklode.capture import capture, CaptureOptions; from worklode.graph.validate import graph_faults;"
+        "from worklode.frontend import capture, CaptureOptions; from worklode.graph.validate import graph_faults;"
         "from worklode.graph.operator import Phase as P\n"
         "for dtype in ('bf16', 'amp'):\n"
         "    for name in ('convnet', 'explicit_language_model', 'in_place'):\n"

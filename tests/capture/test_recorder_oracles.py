@@ -7,7 +7,7 @@ from functools import cache, partial
 import pytest
 import torch
 
-from worklode.capture import CaptureOptions, capture
+from worklode.frontend import CaptureOptions, capture
 from worklode.graph.operator import Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.validate import graph_faults

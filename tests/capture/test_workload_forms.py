@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from worklode.capture import CaptureOptions, Workload, capture, capture_module
-from worklode.capture.workload import saved_graph_path
+from worklode.frontend import CaptureOptions, Workload, capture, capture_module
+from worklode.frontend.workload import saved_graph_path
 from worklode.graph.file import graph_to_bytes, save_graph
 from worklode.graph.operator import Phase
 from worklode.graph.validate import graph_faults
@@ -183,7 +183,7 @@ def test_a_workload_file_may_import_its_neighbours_and_leaves_nothing(tmp_path: 
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    script = "import sys, worklode.capture; assert not {'torch', 'transformers'} & set(sys.modules)"
+    script = "import sys, worklode.frontend; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

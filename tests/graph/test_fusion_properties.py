@@ -46,6 +46,7 @@ options = st.builds(
     attention=st.booleans(),
     prologues=st.booleans(),
     multi_tensor_updates=st.booleans(),
+    wait_for_siblings=st.booleans(),
     max_row_bytes=st.sampled_from([8, 2**20]),
 )
 

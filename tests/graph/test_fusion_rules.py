@@ -309,6 +309,15 @@ def test_an_early_product_does_not_wait_for_a_late_operand() -> None:
     assert names(fused(b)) == ["early", "late", "late", "late+add"]
 
 
+def test_a_product_does_not_wait_for_its_sibling_unless_told() -> None:
+    b = GraphBuilder()
+    x = b.given(64)
+    gate = b.elementwise(b.matmul(x, x, 8, 8, 8, name="gate"), name="silu")
+    b.elementwise(gate, b.matmul(x, x, 8, 8, 8, name="up"), name="mul")
+    assert names(fused(b)) == ["gate+silu", "up", "mul"]
+    assert names(fused(b, FusionOptions(wait_for_siblings=True))) in (["up", "gate+silu+mul"], ["gate+silu", "up+mul"])
+
+
 def test_sorts_scatters_and_collectives_stay_alone() -> None:
     for kind in (
         OperatorKind.SORT,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worklode import api
-from worklode.capture import zoo
-from worklode.capture.zoo.entries import ZooEntry
+from worklode.frontend import zoo
+from worklode.frontend.zoo.entries import ZooEntry
 from worklode.graph.training_graph import TrainingGraph
 from worklode.search.evaluate import Evaluator
 from worklode.search.mining import MiningResult

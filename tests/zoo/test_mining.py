@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is an extra of the package")
 
-from worklode.capture import zoo
+from worklode.frontend import zoo
 from worklode.graph.operator import Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.validate import graph_faults

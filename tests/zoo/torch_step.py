@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from worklode.capture import zoo
-from worklode.capture.devices import OneDevice
-from worklode.capture.fake_device import AcceleratorFakeMode, Fakes, accelerator, make_module_fake
+from worklode.frontend import zoo
+from worklode.frontend.devices import OneDevice
+from worklode.frontend.fake_device import AcceleratorFakeMode, Fakes, accelerator, make_module_fake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

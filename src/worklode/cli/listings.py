@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def list_models() -> Outcome:
     """The zoo: name, parameters, what a step learns, default batch and sequence length."""
-    from worklode.capture import zoo
+    from worklode.frontend import zoo
 
     entries = [zoo.entry(name) for name in zoo.names()]
     document = {

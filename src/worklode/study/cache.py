@@ -29,7 +29,7 @@ _ENTRY_SUFFIX = ".entry.json"
 # Packages whose versions decide what is recorded.
 _RECORDED_PACKAGES = ("torch", "transformers")
 # Our own packages whose source decides what is recorded, and how it is written.
-_RECORDING_SOURCES = ("capture", "graph")
+_RECORDING_SOURCES = ("frontend", "graph")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

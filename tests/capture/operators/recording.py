@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from worklode.capture.call import Call, Description
-from worklode.capture.operators import describe
-from worklode.capture.to_call import exploded, is_multi_tensor, to_call
+from worklode.frontend.call import Call, Description
+from worklode.frontend.operators import describe
+from worklode.frontend.to_call import exploded, is_multi_tensor, to_call
 
 aten = torch.ops.aten
 

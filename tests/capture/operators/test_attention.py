@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worklode.capture.call import Description
-from worklode.capture.operators.attention import visible_fraction
+from worklode.frontend.call import Description
+from worklode.frontend.operators.attention import visible_fraction
 from worklode.graph.operator import OperatorKind
 
 from .recording import aten, counted_flops, described, meta

@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from worklode.capture.call import Description
-from worklode.capture.operators import describe
-from worklode.capture.operators.convolution import touched_positions
+from worklode.frontend.call import Description
+from worklode.frontend.operators import describe
+from worklode.frontend.operators.convolution import touched_positions
 from worklode.graph.operator import OperatorKind
 from worklode.graph.work import PatchOperand
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worklode.capture.call import Description
-from worklode.capture.operators import describe
-from worklode.capture.operators.pooling import adaptive_taps
-from worklode.capture.operators.resampling import separable_ops
+from worklode.frontend.call import Description
+from worklode.frontend.operators import describe
+from worklode.frontend.operators.pooling import adaptive_taps
+from worklode.frontend.operators.resampling import separable_ops
 from worklode.graph.operator import OperatorKind
 
 from .recording import aten, call_of, described, meta

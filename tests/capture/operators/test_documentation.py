@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from worklode.capture.operators import FAMILIES
-from worklode.capture.operators.elementwise import COUNTS
+from worklode.frontend.operators import FAMILIES
+from worklode.frontend.operators.elementwise import COUNTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "models" / "operators.md"
 

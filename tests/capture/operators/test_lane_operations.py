@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from worklode.capture.call import Call
-from worklode.capture.operators import describe
-from worklode.capture.operators.random_numbers import PHILOX_OPS, PHILOX_WORDS
-from worklode.capture.to_call import to_call
+from worklode.frontend.call import Call
+from worklode.frontend.operators import describe
+from worklode.frontend.operators.random_numbers import PHILOX_OPS, PHILOX_WORDS
+from worklode.frontend.to_call import to_call
 
 from . import formulas as f
 from .counting import Counted, counted, exp, log, sqrt

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from worklode.capture.call import Call
-from worklode.capture.operators import describe
-from worklode.capture.to_call import to_call
+from worklode.frontend.call import Call
+from worklode.frontend.operators import describe
+from worklode.frontend.to_call import to_call
 from worklode.graph.operator import OperatorKind
 from worklode.graph.work import Work
 

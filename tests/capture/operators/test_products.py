@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worklode.capture.operators import describe
+from worklode.frontend.operators import describe
 from worklode.graph.operator import OperatorKind
 
 from .recording import aten, call_of, counted_flops, described, dispatched, meta

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worklode.capture.call import Call
-from worklode.capture.operators import describe
+from worklode.frontend.call import Call
+from worklode.frontend.operators import describe
 
 from .recording import dispatched
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worklode.capture.operators.rule import ceil_log2
+from worklode.frontend.operators.rule import ceil_log2
 from worklode.graph.operator import OperatorKind
 
 from .recording import aten, described, meta

@@ -9,8 +9,8 @@ from functools import cache
 import pytest
 import torch
 
-from worklode.capture.call import Call, Description
-from worklode.capture.operators import TABLE, describe, known
+from worklode.frontend.call import Call, Description
+from worklode.frontend.operators import TABLE, describe, known
 from worklode.graph.operator import OperatorKind
 
 from .layers import IMPLEMENTATIONS, LAYERS, OPTIMIZERS, optimizer_step
@@ -151,7 +151,7 @@ def test_unknown_operators_are_not_known(packet: str) -> None:
 
 
 def test_the_table_needs_no_torch() -> None:
-    code = "import sys, worklode.capture.operators; sys.exit('torch' in sys.modules)"
+    code = "import sys, worklode.frontend.operators; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

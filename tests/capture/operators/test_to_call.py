@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from worklode.capture.call import TensorMeta
-from worklode.capture.operators import describe
-from worklode.capture.to_call import exploded, is_multi_tensor, record_call, tensor_meta, to_call
+from worklode.frontend.call import TensorMeta
+from worklode.frontend.operators import describe
+from worklode.frontend.to_call import exploded, is_multi_tensor, record_call, tensor_meta, to_call
 
 from .recording import aten, dispatched
 

@@ -22,9 +22,9 @@ transformers = pytest.importorskip("transformers", reason="the transformers libr
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from worklode.capture import zoo  # noqa: E402
-from worklode.capture.zoo import bert, gpt, llama, t5, vit  # noqa: E402
-from worklode.capture.zoo.moe import MixtureOfExperts  # noqa: E402
+from worklode.frontend import zoo  # noqa: E402
+from worklode.frontend.zoo import bert, gpt, llama, t5, vit  # noqa: E402
+from worklode.frontend.zoo.moe import MixtureOfExperts  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an extra of the package")
 
-from worklode.capture import zoo  # noqa: E402
-from worklode.capture.api import capture  # noqa: E402
-from worklode.capture.options import CaptureOptions  # noqa: E402
+from worklode.frontend import zoo  # noqa: E402
+from worklode.frontend.api import capture  # noqa: E402
+from worklode.frontend.options import CaptureOptions  # noqa: E402
 from worklode.graph.operator import Phase, TensorRole  # noqa: E402
 from worklode.graph.training_graph import TrainingGraph  # noqa: E402
 

@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch", reason="torch is an extra of the package")
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from worklode.capture.zoo import inception, resnet  # noqa: E402
-from worklode.capture.zoo.llama import RotaryTable, rotate  # noqa: E402
-from worklode.capture.zoo.mobilenet import MOBILENET_V3_LARGE, round_to_eight  # noqa: E402
-from worklode.capture.zoo.moe import MixtureOfExperts  # noqa: E402
-from worklode.capture.zoo.recurrent import BahdanauAttention  # noqa: E402
-from worklode.capture.zoo.t5 import relative_buckets  # noqa: E402
+from worklode.frontend.zoo import inception, resnet  # noqa: E402
+from worklode.frontend.zoo.llama import RotaryTable, rotate  # noqa: E402
+from worklode.frontend.zoo.mobilenet import MOBILENET_V3_LARGE, round_to_eight  # noqa: E402
+from worklode.frontend.zoo.moe import MixtureOfExperts  # noqa: E402
+from worklode.frontend.zoo.recurrent import BahdanauAttention  # noqa: E402
+from worklode.frontend.zoo.t5 import relative_buckets  # noqa: E402
 
 few = settings(max_examples=30, deadline=None)
 

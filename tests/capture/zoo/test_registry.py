@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worklode.capture import zoo
 from worklode.errors import SpecError
+from worklode.frontend import zoo
 
 NAMES = (
     *("mobilenet-v3-large", "resnet18", "inception-v3", "resnext101-32x8d", "vgg16", "gnmt", "bert-base", "bert-large"),
@@ -28,7 +28,7 @@ def test_names_are_those_of_the_command_line_in_its_order() -> None:
 
 
 def test_the_names_and_facts_come_without_torch() -> None:
-    program = "import sys; from worklode.capture import zoo; zoo.entry('vgg16'); sys.exit('torch' in sys.modules)"
+    program = "import sys; from worklode.frontend import zoo; zoo.entry('vgg16'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

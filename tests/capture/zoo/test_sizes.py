@@ -13,8 +13,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from worklode.capture import zoo  # noqa: E402
-from worklode.capture.zoo import recommendation, recurrent  # noqa: E402
+from worklode.frontend import zoo  # noqa: E402
+from worklode.frontend.zoo import recommendation, recurrent  # noqa: E402
 
 # Figures written down apart from the zoo's own table. Sources: torchvision 0.28 (num_params of its weights) for the
 # convolutional networks and ViT; transformers 5.18 for the language models; apex ("MLPerf GNMT has 160671297

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="torch is an extra of the package")
 
 from torch import nn  # noqa: E402
 
-from worklode.capture import zoo  # noqa: E402
-from worklode.capture.zoo import (  # noqa: E402
+from worklode.frontend import zoo  # noqa: E402
+from worklode.frontend.zoo import (  # noqa: E402
     bert,
     convolution,
     diffusion,
@@ -30,7 +30,7 @@ from worklode.capture.zoo import (  # noqa: E402
     vgg,
     vit,
 )
-from worklode.capture.zoo.workload import random_ids, token_cross_entropy  # noqa: E402
+from worklode.frontend.zoo.workload import random_ids, token_cross_entropy  # noqa: E402
 
 SMALL_LLAMA = llama.LlamaConfig(
     width=32, layers=2, heads=4, key_value_heads=2, feed_forward_width=48, vocabulary=50, context=16
