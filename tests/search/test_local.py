@@ -121,6 +121,17 @@ def test_mined_design_is_never_worse_than_the_budget(preset: str, objective: Obj
     assert result.improvement >= 1.0
 
 
+def test_a_memory_limit_removes_designs_and_not_the_search() -> None:
+    space, limits = default_space(BUDGET), budget_limits(BUDGET)
+    evaluator = Evaluator(graph_of(2, 256, 256), TECHNOLOGY)
+    needed = replace(limits, hbm_bytes=float(BUDGET.hbm_bytes))
+    free, kept = search(evaluator, space, limits), search(evaluator, space, needed)
+    assert all(candidate.accelerator.hbm_bytes >= BUDGET.hbm_bytes for candidate in kept.candidates)
+    with_enough = [c for c in free.candidates if c.accelerator.hbm_bytes >= BUDGET.hbm_bytes]
+    assert kept.candidates[0].figure <= with_enough[0].figure
+    assert kept.estimated > 1000
+
+
 def test_same_answer_every_time() -> None:
     graph = linear_gelu_training(tokens=512, width=512).graph()
     results = [

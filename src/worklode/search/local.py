@@ -145,6 +145,9 @@ class LocalSearch:
     def _grown_shapes(self) -> list[Point]:
         """The best shapes of tensor core, each with everything else grown from the least by the estimate."""
         points = self.grid.shapes()
+        # The least HBM that holds the step: growing from less would start outside the limits.
+        capacity = self.grid.axes[HBM] * self.grid.space.hbm_stack_bytes
+        points[:, HBM] = min(int(np.searchsorted(capacity, self.limits.hbm_bytes)), len(capacity) - 1)
         area, power = self.grid.silicon(points)
         points = points[self._within(points, area, power)]
         if len(points) == 0:
