@@ -127,62 +127,67 @@ def _last_predecessor(problem: ScheduleProblem, schedule: Schedule) -> tuple[Flo
     return np.where(last >= 0, schedule.end_s[last], 0.0), last
 
 
-def _cause(problem: ScheduleProblem, option: int) -> Resource:
-    """What bounds an option alone: HBM where its traffic takes longer than its compute, else the cores it holds."""
-    if problem.hbm_bytes[option] / problem.hbm_bytes_per_s > problem.compute_s[option]:
-        return Resource.HBM
-    return Resource.TENSOR_CORE if problem.tensor_cores[option] > 0 else Resource.VECTOR_CORE
-
-
 def _chain(problem: ScheduleProblem, schedule: Schedule, ready_s: Floats, last: Ints) -> tuple[ChainLink, ...]:
-    """Back from the task that ends last: to the predecessor it started after, else to a task that held its cores."""
-    duration_s = option_table(problem).duration_s[schedule.option]
-    rounding_s = NO_DELAY * schedule.makespan_s
+    """The tasks of the chain, and what each of them spent its time on."""
+    tasks, after_resource = _walk_back(problem, schedule, ready_s, last)
+    option = schedule.option[tasks]
+    start_s, end_s = schedule.start_s[tasks], schedule.end_s[tasks]
+    elapsed_s = end_s - start_s
+    alone_s = np.minimum(option_table(problem).duration_s[option], elapsed_s)
+    waited_s = np.maximum(start_s - np.append(0.0, end_s[:-1]), 0.0)
+    # An option is bound by HBM where its traffic takes longer than its compute, else by the cores it holds.
+    by_hbm = problem.hbm_bytes[option] / problem.hbm_bytes_per_s > problem.compute_s[option]
+    by_core = np.where(problem.tensor_cores[option] > 0, 1, 2)
+    causes = (Resource.HBM, Resource.TENSOR_CORE, Resource.VECTOR_CORE)
+    return tuple(
+        ChainLink(task=task, cause=causes[cause], duration_s=alone, slowed_s=slowed, waited_s=waited, after_resource=by)
+        for task, cause, alone, slowed, waited, by in zip(
+            tasks.tolist(),
+            np.where(by_hbm, 0, by_core).tolist(),
+            alone_s.tolist(),
+            (elapsed_s - alone_s).tolist(),
+            waited_s.tolist(),
+            after_resource,
+            strict=True,
+        )
+    )
+
+
+def _walk_back(problem: ScheduleProblem, schedule: Schedule, ready_s: Floats, last: Ints) -> tuple[Ints, list[bool]]:
+    """Back from the task that ends last: to the predecessor it started after, else to a task that held its cores.
+
+    Returns the tasks in the order of time, and for each whether the one before held its cores.
+    """
     by_end = np.argsort(schedule.end_s, kind="stable")
-    ends_s = schedule.end_s[by_end]
-    links: list[ChainLink] = []
-    task = int(by_end[-1])
+    ended = np.searchsorted(schedule.end_s[by_end], schedule.start_s, side="right").tolist()
+    delayed = (schedule.start_s - ready_s > NO_DELAY * schedule.makespan_s).tolist()
+    # A task of no duration that ends at this moment explains nothing, and could lead back here.
+    lasted = schedule.end_s > schedule.start_s
+    on_tensor = (problem.tensor_cores[schedule.option] > 0).tolist()
+    on_vector = (problem.vector_cores[schedule.option] > 0).tolist()
+    holds_tensor, holds_vector = (lasted & on_tensor).tolist(), (lasted & on_vector).tolist()
+    # Lists: taking one number at a time out of an array costs several times as much.
+    by_end_list, end_s, ready, before_of = by_end.tolist(), schedule.end_s.tolist(), ready_s.tolist(), last.tolist()
+    tasks: list[int] = []
+    after_resource: list[bool] = []
     seen: set[int] = set()
+    task = by_end_list[-1]
     while task >= 0:
         seen.add(task)
-        start = float(schedule.start_s[task])
-        before, after_resource = int(last[task]), False
-        if start - ready_s[task] > rounding_s:
-            # A task of no duration that ends at this moment explains nothing, and could lead back here.
-            blocker = _blocker(problem, schedule, task, by_end[: np.searchsorted(ends_s, start, side="right")], seen)
-            if blocker >= 0 and schedule.end_s[blocker] > ready_s[task]:
-                before, after_resource = blocker, True
-        waited = start - float(schedule.end_s[before]) if before >= 0 else start
-        option = int(schedule.option[task])
-        elapsed = float(schedule.end_s[task]) - start
-        alone = min(float(duration_s[task]), elapsed)
-        links.append(
-            ChainLink(
-                task=task,
-                cause=_cause(problem, option),
-                duration_s=alone,
-                slowed_s=elapsed - alone,
-                waited_s=max(waited, 0.0),
-                after_resource=after_resource,
-            )
-        )
+        before, by_resource = before_of[task], False
+        if delayed[task]:
+            needs_tensor, needs_vector = on_tensor[task], on_vector[task]
+            for place in range(ended[task] - 1, -1, -1):
+                other = by_end_list[place]
+                holds = (needs_tensor and holds_tensor[other]) or (needs_vector and holds_vector[other])
+                if holds and other not in seen:
+                    if end_s[other] > ready[task]:
+                        before, by_resource = other, True
+                    break
+        tasks.append(task)
+        after_resource.append(by_resource)
         task = before
-    return tuple(reversed(links))
-
-
-def _blocker(problem: ScheduleProblem, schedule: Schedule, task: int, ended: Ints, seen: set[int]) -> int:
-    """The task that ended last before `task` started and held a type of core that it needs; -1 if none."""
-    option = schedule.option[task]
-    for other in ended[::-1]:
-        if int(other) in seen:
-            continue
-        held = schedule.option[other]
-        shares_tensor = problem.tensor_cores[held] > 0 and problem.tensor_cores[option] > 0
-        shares_vector = problem.vector_cores[held] > 0 and problem.vector_cores[option] > 0
-        lasted = schedule.end_s[other] > schedule.start_s[other]
-        if lasted and (shares_tensor or shares_vector):
-            return int(other)
-    return -1
+    return np.array(tasks[::-1], np.int64), after_resource[::-1]
 
 
 def _conflicts(
@@ -192,23 +197,17 @@ def _conflicts(
     delay_s = schedule.start_s - ready_s
     delayed = np.flatnonzero(delay_s > NO_DELAY * schedule.makespan_s)
     delayed = delayed[np.argsort(-delay_s[delayed], kind="stable")]
-    short: dict[Resource, Floats] = {}
-    for resource, cores, capacity in (
-        (Resource.TENSOR_CORE, problem.tensor_cores[schedule.option], problem.num_tensor_cores),
-        (Resource.VECTOR_CORE, problem.vector_cores[schedule.option], problem.num_vector_cores),
+    short = np.empty((2, len(delayed)))
+    for row, cores, capacity in (
+        (0, problem.tensor_cores[schedule.option], problem.num_tensor_cores),
+        (1, problem.vector_cores[schedule.option], problem.num_vector_cores),
     ):
         time_s, used = usage(schedule.start_s, schedule.end_s, cores.astype(np.float64))
         just_before = np.maximum(np.searchsorted(time_s, schedule.start_s[delayed], side="left") - 1, 0)
-        short[resource] = (cores[delayed] > 0) * (cores[delayed] + used[just_before] - capacity)
-    conflicts = []
-    for place, task in enumerate(delayed):
-        most = max(short, key=lambda resource: short[resource][place])
-        conflicts.append(
-            Conflict(
-                task=int(task),
-                resource=most if short[most][place] > 0 else Resource.WAITING,
-                delay_s=float(delay_s[task]),
-                on_chain=int(task) in on_chain,
-            )
-        )
-    return tuple(conflicts)
+        short[row] = (cores[delayed] > 0) * (cores[delayed] + used[just_before] - capacity)
+    most = np.where(short.max(axis=0) > 0, short.argmax(axis=0), 2)
+    resources = (Resource.TENSOR_CORE, Resource.VECTOR_CORE, Resource.WAITING)
+    return tuple(
+        Conflict(task=task, resource=resources[row], delay_s=delay, on_chain=task in on_chain)
+        for task, row, delay in zip(delayed.tolist(), most.tolist(), delay_s[delayed].tolist(), strict=True)
+    )
