@@ -161,7 +161,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
         following=following,
         stays=[tensor.saved or tensor.role in PERSISTENT_ROLES for tensor in tensors],
         depth=_depths(operators, predecessors),
-        counts=_counts(graph, domain),
+        counts=_counts(graph, flow, domain),
         reduced=[False] * len(tensors),
     )
     _mark_reduced(facts)
@@ -219,11 +219,11 @@ def _depths(operators: tuple[Operator, ...], predecessors: list[tuple[int, ...]]
     return depth
 
 
-def _counts(graph: TrainingGraph, domain: list[int]) -> list[bool]:
+def _counts(graph: TrainingGraph, flow: list[Flow], domain: list[int]) -> list[bool]:
     """Which tensors are scalars that depend on nothing but scalars given at the start."""
     known = [False] * len(graph.tensors)
-    for operator, size in zip(graph.operators, domain, strict=True):
-        if size > 1:
+    for operator, kind, size in zip(graph.operators, flow, domain, strict=True):
+        if size > 1 or kind is not Flow.STREAM:
             continue
         if all(known[a.tensor] or graph.tensors[a.tensor].producer < 0 for a in operator.reads):
             for access in operator.writes:

@@ -158,8 +158,26 @@ class Legality:
         A weight gradient that is ready early must not wait for what is added to it at the end of backward. Readers of a
         later phase are in no hurry.
         """
+        if not self.options.wait_for_siblings and self._waits_for_sibling(parts):
+            return True
         early = [part for part in parts if self.group[part].depth != depth]
         return any(self.group[part].anchor >= 0 or self.is_read_in_phase(part, parts) for part in early)
+
+    def _waits_for_sibling(self, parts: set[int]) -> bool:
+        """Would a product have to wait for another one that could run beside it?"""
+        facts, find = self.facts, self.grouping.find
+        anchor = max(self.group[part].anchor for part in parts)
+        if anchor < 0:
+            return False
+        depth = facts.depth
+        for part in parts:
+            if self.group[part].anchor >= 0:
+                continue
+            for operator in self.grouping.members[part]:
+                for source in facts.predecessors[operator]:
+                    if depth[source] >= depth[anchor] and find(source) not in parts:
+                        return True
+        return False
 
     def is_read_in_phase(self, part: int, parts: set[int]) -> bool:
         """Is anything a part makes read in its own phase by an operator outside the parts?"""

@@ -233,16 +233,17 @@ def fuse_updates(legality: Legality) -> None:
 
 
 def _updated(legality: Legality, members: list[int], offset: dict[int, int]) -> int:
-    """First lasting tensor that operators update; -1 where there is none, or they make something else as well."""
+    """Largest lasting tensor that operators update; -1 where there is none, or they make something else as well."""
     facts = legality.facts
-    first = -1
+    largest, size = -1, -1
     for member in members:
         for access in facts.graph.operators[member].writes:
-            if access.tensor in offset:
-                first = access.tensor if first < 0 else first
-            elif facts.phase[member] != OPTIMIZER_CLASS:
-                return -1
-    return first
+            if access.tensor not in offset:
+                if facts.phase[member] != OPTIMIZER_CLASS:
+                    return -1
+            elif access.bytes > size:
+                largest, size = access.tensor, access.bytes
+    return largest
 
 
 def _update_offsets(facts: GraphFacts) -> dict[int, int]:
