@@ -217,6 +217,17 @@ def test_phases_stay_apart() -> None:
     assert names(fused(b)) == ["forward", "recompute", "backward", "optimizer"]
 
 
+def test_microbatches_stay_apart() -> None:
+    b = GraphBuilder()
+    total = b.given(64)
+    for _ in range(2):
+        b.phase = Phase.FORWARD
+        x = b.elementwise(b.given(64), name="forward")
+        b.phase = Phase.BACKWARD
+        total = b.elementwise(b.elementwise(x, name="backward"), total, name="accumulate")
+    assert names(fused(b)) == ["forward", "backward+accumulate"] * 2
+
+
 def test_accumulation_joins_the_product_of_its_gradient() -> None:
     b = GraphBuilder(phase=Phase.BACKWARD)
     x, old = b.given(64), b.given(64, TensorRole.GRADIENT, "w")

@@ -65,7 +65,12 @@ PHASE_CLASS = {
 }
 """Phases that may share an operator: the loss is the end of forward, accumulation the end of a gradient's product."""
 
-OPTIMIZER_CLASS = PHASE_CLASS[Phase.OPTIMIZER]
+PHASE_CLASSES = 4
+
+
+def is_optimizer(phase: int) -> bool:
+    """Is a stretch of the iteration (`GraphFacts.phase`) one of the optimizer?"""
+    return phase % PHASE_CLASSES == PHASE_CLASS[Phase.OPTIMIZER]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +79,8 @@ class GraphFacts:
 
     Attributes:
         graph: the graph itself.
-        flow, phase: [N] `Flow`, phase class.
+        flow: [N] how data flows through it.
+        phase: [N] stretch of the iteration: microbatch and phase class. Only operators of one stretch are fused.
         domain: [N] elements of the index space the operator runs over: its largest operand or result, for anchors and
             sources all results together.
         rows: [N] independent rows of a ROW operator, 0 for others; -1 where they cannot be told.
@@ -148,7 +154,7 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
     facts = GraphFacts(
         graph=graph,
         flow=flow,
-        phase=[PHASE_CLASS[operator.phase] for operator in operators],
+        phase=_stretches(operators),
         domain=domain,
         rows=rows,
         moves=[operator.kind is OperatorKind.MOVEMENT for operator in operators],
@@ -166,6 +172,23 @@ def graph_facts(graph: TrainingGraph) -> GraphFacts:
     )
     _mark_reduced(facts)
     return facts
+
+
+def _stretches(operators: tuple[Operator, ...]) -> list[int]:
+    """Phase class of each operator, plus `PHASE_CLASSES` for every time backward gave way to another forward.
+
+    Two microbatches are independent but for their gradients; fused across, both would have to be in memory at once.
+    """
+    found = []
+    before = PHASE_CLASS[Phase.FORWARD]
+    first = 0
+    for operator in operators:
+        phase = PHASE_CLASS[operator.phase]
+        if phase == PHASE_CLASS[Phase.FORWARD] and before != phase:
+            first += PHASE_CLASSES
+        before = phase
+        found.append(first + phase)
+    return found
 
 
 _FLOW_OF_KIND = {

@@ -36,7 +36,7 @@ class GroupFacts(NamedTuple):
     """What legality has to know of a group.
 
     Attributes:
-        phase: phase class of all members.
+        phase: stretch of the iteration of all members.
         anchor: its product or chained operator, -1 without.
         anchor_domain: results of the anchor.
         domain: largest domain of the other members.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worklode.graph.fusion.facts import OPTIMIZER_CLASS, UPDATED_ROLES, Flow, GraphFacts
+from worklode.graph.fusion.facts import UPDATED_ROLES, Flow, GraphFacts, is_optimizer
 from worklode.graph.fusion.legality import ILLEGAL, GroupFacts, Legality, Verdict
 from worklode.graph.work import Product
 
@@ -224,7 +224,7 @@ def fuse_updates(legality: Legality) -> None:
         if updated < 0 or found.closed or found.anchor >= 0 or found.rows or legality.is_read_in_phase(group, {group}):
             continue
         first = graph.operators[members[0]]
-        in_block = first.block >= 0 and found.phase == OPTIMIZER_CLASS
+        in_block = first.block >= 0 and is_optimizer(found.phase)
         place = (first.block, first.instance) if in_block else (-1, offset[updated] // limit)
         buckets.setdefault((found.phase, *place), []).append(group)
     for bucket in buckets.values():
@@ -239,7 +239,7 @@ def _updated(legality: Legality, members: list[int], offset: dict[int, int]) -> 
     for member in members:
         for access in facts.graph.operators[member].writes:
             if access.tensor not in offset:
-                if facts.phase[member] != OPTIMIZER_CLASS:
+                if not is_optimizer(facts.phase[member]):
                     return -1
             elif access.bytes > size:
                 largest, size = access.tensor, access.bytes
