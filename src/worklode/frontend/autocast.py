@@ -79,7 +79,7 @@ def autocast_of_gpus(device: str) -> Iterator[None]:
             device_type = device
         enter(self, device_type, dtype, *rest, **named)
 
-    region.__init__ = redirected  # type: ignore[method-assign, assignment]
+    region.__init__ = redirected  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worklode.frontend import policy
+from worklode.frontend import policy, sparse
 from worklode.frontend.fake_device import Fakes
 from worklode.frontend.recording import Record, Recording
 from worklode.frontend.results import Remake, ResultMaker
@@ -42,6 +42,9 @@ _ALLOCATIONS = frozenset(
 
 _CONSTANTS = frozenset(("lift", "lift_fresh", "lift_fresh_copy"))
 """Packets that bring a number written in the program (`torch.tensor(3)`) into the step."""
+
+_QUESTIONS = frozenset(("sparse_dim", "dense_dim", "is_coalesced", "_nnz"))
+"""Packets that ask a sparse tensor what it is."""
 
 _DEVICE = torch.ops.prim.device.default
 _STEPS_DONE = 1000.0
@@ -77,6 +80,7 @@ class _Operator:
             or torch.Tag.inplace_view in func.tags  # `unsqueeze_`: another shape, the same values
             or self.constant
             or packet in _ALLOCATIONS
+            or packet in _QUESTIONS
         )
         self.mutates = func._schema.is_mutable
         self.only_writes = self.mutates and all(r.alias_info is not None for r in func._schema.returns)
@@ -130,6 +134,7 @@ class StepRecorder(TorchDispatchMode):
         self._storages: dict[int, int] = {}
         self._kept: list[torch.UntypedStorage] = []
         self._last_writer: dict[int, str] = {}
+        self._met_sparse = False
 
     # ---------------------------------------------------------------------------------------------- storages
 
@@ -249,6 +254,10 @@ class StepRecorder(TorchDispatchMode):
         """Run an ordinary operator: by memory where an equal call ran before."""
         tensors: list[torch.Tensor] = []
         key = self._call_key(func, args, kwargs, tensors)
+        if self._met_sparse:
+            self._met_sparse = False
+            if operator.name in sparse.RULES:
+                return self._run_sparse(operator, args, kwargs)
         known = self._known.get(key)
         if known is not None and known.remake is not None:
             result = known.remake(tensors)
@@ -259,6 +268,13 @@ class StepRecorder(TorchDispatchMode):
         if self.phase is not None:
             self._add(operator, known, tensors, result)
         return result
+
+    def _run_sparse(self, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator on a sparse tensor as the dense operators on its entries, each of which is recorded."""
+        if self.phase is not None and operator.name == "aten._coalesce":
+            self._note(sparse.KEEPS_ALL)
+        with self:
+            return sparse.RULES[operator.name](*args, **kwargs)
 
     def _ask_torch(self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have torch work out the result; one that is only the written argument needs no shape rule."""
@@ -279,6 +295,8 @@ class StepRecorder(TorchDispatchMode):
 
         One that only writes its arguments has no shapes to find out (and torch lacks some of the meta kernels).
         """
+        if any(sparse.is_sparse(item) for value in args if isinstance(value, list | tuple) for item in value):
+            raise NotImplementedError(sparse.GROWS)
         result = func(*args, **kwargs) if func._schema.returns else None
         for one_args, one_kwargs, one_result in exploded(func, args, kwargs, result):
             self._write_down(func, operator, one_args, one_kwargs, one_result)
@@ -402,6 +420,7 @@ class StepRecorder(TorchDispatchMode):
             if value.layout is torch.strided:
                 shape = (value.shape, value.stride(), value.dtype)
             else:
+                self._met_sparse = True
                 shape = (value.shape, value._values().shape, value.dtype)
             slot = self._slots.get(shape)
             if slot is None:
