@@ -147,3 +147,15 @@ def test_too_little_memory_is_a_warning() -> None:
     evaluation = Evaluator(conv_bn_relu().graph(), TECHNOLOGY).evaluate(accelerator)
     assert not evaluation.memory_fits
     assert any("HBM" in warning for warning in evaluation.warnings)
+
+
+def test_power_above_the_tdp_is_a_warning() -> None:
+    evaluation = Evaluator(one_product(4096, 4096, 4096).graph(), TECHNOLOGY).evaluate(load_preset("tpuv2"))
+    assert evaluation.average_power_w == pytest.approx(evaluation.energy_j / evaluation.iteration_time_s)
+    assert not any("average" in warning for warning in evaluation.warnings)
+    drawn_w = evaluation.average_power_w
+    parts = tuple(
+        (name, watts * 0.5 * drawn_w / evaluation.silicon.tdp_w) for name, watts in evaluation.silicon.tdp_parts_w
+    )
+    weaker = replace(evaluation, silicon=replace(evaluation.silicon, tdp_parts_w=parts))
+    assert any("average" in warning for warning in weaker.warnings)

@@ -69,11 +69,11 @@ def _clock(document: Document) -> str:
 def _efficiency(document: Document) -> str:
     """What holds the chip below its peaks; or that it is taken as ideal."""
     e = document["accelerator"].get("efficiency") or {}
-    if not e or (e["clock_share"], e["hbm_share"], e["operator_start_s"], e["chain_overlap"]) == (1, 1, 0, 1):
+    if not e or (e["clock_share"], e["hbm_share"], e["operator_start_s"], e["operator_fill_s"]) == (1, 1, 0, 0):
         return "ideal (nothing measured)"
     return (
-        f"clock x {e['clock_share']:.3g}, HBM x {e['hbm_share']:.3g}, {seconds(e['operator_start_s'])} an operator, "
-        f"attention overlaps {percent(e['chain_overlap'])}"
+        f"clock x {e['clock_share']:.3g}, HBM x {e['hbm_share']:.3g}, {seconds(e['operator_start_s'])} to start an "
+        f"operator, at most {seconds(e['operator_fill_s'])} to fill its buffers"
     )
 
 
@@ -129,6 +129,7 @@ FIGURE_ROWS = (
     _number("throughput", _figure("samples_per_s"), plain("samples/s"), better=1),
     _number("throughput / TDP", _figure("samples_per_s_per_w"), plain("samples/s/W"), better=1),
     _number("energy per iteration", _figure("energy_j"), si("J"), better=-1),
+    _number("average power", _figure("average_power_w"), power),
     _number("tensor cores busy", _used("tensor_core"), percent),
     _number("vector cores busy", _used("vector_core"), percent),
     _number("HBM busy", _used("hbm"), percent),

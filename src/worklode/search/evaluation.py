@@ -173,6 +173,11 @@ class Evaluation:
         return self.samples_per_s / self.silicon.tdp_w
 
     @property
+    def average_power_w(self) -> float:
+        """Energy over time [W]. Nothing holds it below the TDP: the model does not throttle the clock."""
+        return self.energy_j / self.iteration_time_s
+
+    @property
     def memory_fits(self) -> bool:
         """Whether the step's peak memory fits the HBM."""
         return self.memory.total_peak <= self.accelerator.hbm_bytes
@@ -185,6 +190,14 @@ class Evaluation:
             found.append(
                 f"the step needs {self.memory.total_peak / 2**30:.1f} GiB and the HBM holds "
                 f"{self.accelerator.hbm_bytes / 2**30:.1f} GiB: the time assumes that it fits"
+            )
+        # The memory of an embedded engine belongs to the system around it and is not in its power.
+        outside = dict(self.energy_parts_j)["hbm"] if self.accelerator.family == "embedded" else 0.0
+        drawn_w = (self.energy_j - outside) / self.iteration_time_s
+        if drawn_w > self.silicon.tdp_w:
+            found.append(
+                f"the step draws {drawn_w:.4g} W on average and the TDP is {self.silicon.tdp_w:.4g} W: hardware would lower "
+                "its clock, the time does not"
             )
         if self.coverage.fallback_operators:
             names = ", ".join(name for name, _ in self.coverage.fallback_operators)
@@ -216,6 +229,7 @@ class Evaluation:
             "samples_per_s_per_w": self.samples_per_s_per_w,
             "energy_j": self.energy_j,
             "energy_parts_j": dict(self.energy_parts_j),
+            "average_power_w": self.average_power_w,
             "lower_bound_s": self.lower_bound_s,
             "critical_path_s": self.critical_path_s,
             "utilization": self.utilization.to_dict(),
@@ -251,7 +265,7 @@ def accelerator_dict(accelerator: Accelerator, silicon: Silicon) -> dict[str, An
             "clock_share": accelerator.clock_share,
             "hbm_share": accelerator.hbm_share,
             "operator_start_s": accelerator.operator_start_s,
-            "chain_overlap": accelerator.chain_overlap,
+            "operator_fill_s": accelerator.operator_fill_s,
         },
         "area_mm2": silicon.area_mm2,
         "tdp_w": silicon.tdp_w,
