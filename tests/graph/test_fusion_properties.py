@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from worklode.graph.file import graph_to_bytes
 from worklode.graph.fusion import FusionOptions, fuse
 from worklode.graph.fusion.facts import PERSISTENT_ROLES, PHASE_CLASS, UPDATED_ROLES
+from worklode.graph.memory import memory_footprint
 from worklode.graph.operator import Operator, Tensor
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.validate import graph_faults
@@ -119,14 +121,11 @@ def check_tensors(graph: TrainingGraph, fused: TrainingGraph, groups: list[list[
         outside = bool(readers[index] - {group})
         if group == -1 or tensor.saved or persistent or outside or (last and not readers[index]):
             wanted.append((*identity(tensor), group))
-    found = [(*identity(tensor), tensor.producer) for tensor in fused.tensors]
-    left = list(found)
-    for one in wanted:
-        assert one in left, one
-        left.remove(one)
-    known = [(*identity(tensor), group_of.get(tensor.producer, -1)) for tensor in graph.tensors]
-    for one in left:
-        assert one in known
+    left = Counter((*identity(tensor), tensor.producer) for tensor in fused.tensors)
+    left.subtract(wanted)
+    assert not [one for one, count in left.items() if count < 0], "wanted outside its group, but gone"
+    known = {(*identity(tensor), group_of.get(tensor.producer, -1)) for tensor in graph.tensors}
+    assert not [one for one, count in left.items() if count > 0 and one not in known], "invented"
 
 
 def check_bytes(graph: TrainingGraph, fused: TrainingGraph, groups: list[list[int]]) -> None:
@@ -176,7 +175,9 @@ def check_groups(graph: TrainingGraph, fused: TrainingGraph, groups: list[list[i
 
 @pytest.mark.parametrize("build", TYPICAL, ids=lambda build: build.__name__)
 def test_typical_graphs(build: Callable[[], Any]) -> None:
-    check_everything(label(build().graph()), FusionOptions())
+    graph = build().graph()
+    fused = check_everything(label(graph), FusionOptions())
+    assert memory_footprint(fused).total_peak <= memory_footprint(graph).total_peak
 
 
 @settings(max_examples=300, deadline=None)
