@@ -86,7 +86,7 @@ def _convolution_backward_flops(
 ) -> int:
     """Either gradient takes the multiplications of forward, N·C_out·OH·OW·(C_in/g)·KH·KW, once more.
 
-    torch 2.13's own formula forgets the groups in the weight gradient (12.6 times too much for MobileNetV3).
+    torch 2.13's own formula forgets the groups in the weight gradient (backward 13 times too much for MobileNetV3).
     """
     assert not transposed  # another formula, and no model of the zoo has one
     samples, channels, *places = gradient
