@@ -1,7 +1,7 @@
 """The graph file: a captured training graph as plain compressed JSON, the format of docs/graph-file.md.
 
 Reading needs no torch and executes nothing. Equal graphs make equal files, byte for byte, so a file's digest names its
-graph. Records are stored by column, equal ones once: GPT-3's iteration is a few hundred kilobytes.
+graph. Records are stored by column, equal ones once: GPT-3's iteration is 67 kB.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ TEXT_LIMIT_BYTES = 128 * 2**20
 orders above any honest graph, and a small file that inflates to gigabytes is stopped before it fills the memory."""
 
 COMPRESSION_LEVEL = 6
-"""zlib's own default: level 9 took twice as long for 3 % (GPT-3-sized graph, measured 2025)."""
+"""zlib's own default. Measured on GPT-3's graph, 0.8 MB of text: level 1 makes 83 kB in 3 ms, 6 67 kB in 10 ms, 9 68 kB
+in 39 ms."""
 
 GZIP_WINDOW_BITS = 31
 """zlib's code for a 32 KiB window in a gzip envelope; its header holds neither time nor name."""

@@ -58,7 +58,7 @@ def rewrite(facts: GraphFacts, grouping: Grouping, group_facts: dict[int, GroupF
 
 
 def _moved(tensor: Tensor, producer: int) -> Tensor:
-    """The tensor with another producer; `replace` takes four times as long."""
+    """The tensor with another producer; `dataclasses.replace` takes 1.7 times as long."""
     return Tensor(
         storage=tensor.storage,
         bytes=tensor.bytes,
