@@ -20,6 +20,9 @@ from worklode.frontend.autocast import register_autocast
 ACCELERATOR = "accel"
 _UNNAMED_BACKEND = "privateuseone"
 
+_WHOLE = ("_fused_rms_norm", "silu_backward", "mish_backward")
+"""Operators that are one kernel on a GPU and that torch takes apart on a device without one."""
+
 _libraries: list[Any] = []
 """Registrations live as long as these objects do."""
 
@@ -67,7 +70,8 @@ def _register_operators() -> None:
     library: Any = torch.library.Library("aten", "IMPL")
     _libraries.append(library)
     library.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
-    library.impl("_fused_rms_norm", _never_run, "PrivateUse1")
+    for whole in _WHOLE:
+        library.impl(whole, _never_run, "PrivateUse1")
     library.impl("_thnn_fused_gru_cell", _gru_cell, "Meta")
     library.impl("_thnn_fused_gru_cell_backward", _gru_cell_backward, "Meta")
     library.impl("_grouped_mm", _grouped_product, "Meta", allow_override=True)
@@ -104,8 +108,9 @@ def _attention(
 def _never_run(*args: object) -> None:
     """Kernel of an operator that torch takes apart on devices without one: having it keeps the operator whole.
 
-    RMS norm is then one operator forward and one backward that keep the input and a number per row, as on a GPU. Fake
-    tensors find the shapes on meta, so the kernel itself is never reached.
+    RMS norm is then one operator forward and one backward that keep the input and a number per row, as on a GPU; the
+    gradients of SiLU and Mish recompute the sigmoid inside. Fake tensors find the shapes on meta, so the kernel itself
+    is never reached.
     """
     raise AssertionError("an operator ran on the fake accelerator")
 
