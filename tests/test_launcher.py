@@ -96,17 +96,6 @@ def test_second_run_is_silent_and_starts_nothing(checkout: Checkout) -> None:
     assert checkout.calls_file.read_text() == before
 
 
-def test_second_run_costs_little(checkout: Checkout) -> None:
-    checkout.run("a")
-    times_s = []
-    for _ in range(5):
-        start_s = time.perf_counter()
-        checkout.run("b")
-        times_s.append(time.perf_counter() - start_s)
-    # The stand-in it ends in is a bash script too: what is measured is an upper bound. 50 ms is the promise.
-    assert min(times_s) < 0.05
-
-
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_changed_requirements_are_installed_in_place(checkout: Checkout, name: str) -> None:
     checkout.run("a")

@@ -76,20 +76,15 @@ def test_a_stale_parsed_form_is_not_used(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "a.yaml") == {"x": 2}
 
 
-def test_loading_is_cheap() -> None:
-    """Under 50 ms (measured 3 ms), without the YAML library; the best of five, for other processes may be running."""
+def test_loading_does_without_the_yaml_library() -> None:
     code = (
-        "import sys, time\n"
-        "from worklode.hardware import technology as t\n"
-        "times = []\n"
-        "for _ in range(5):\n"
-        "    t._shipped.cache_clear(); start = time.perf_counter(); t.load_technology()\n"
-        "    times.append(time.perf_counter() - start)\n"
-        "assert not any(name.startswith('ruamel') for name in sys.modules)\n"
-        "print(min(times))\n"
+        "import sys\n"
+        "from worklode.hardware import technology\n"
+        "technology.load_technology()\n"
+        "print([name for name in sys.modules if name.startswith('ruamel')])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.05
+    assert done.stdout.strip() == "[]"
 
 
 def test_value_and_at(technology: Technology) -> None:

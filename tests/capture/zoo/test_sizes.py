@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -84,11 +83,9 @@ def test_parameters_are_the_published_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_a_default_workload_is_built_on_meta_within_a_second_and_follows_the_contract(name: str) -> None:
-    zoo.function(name)  # imports torch's lazy parts
-    started = time.process_time()
+def test_a_default_workload_is_built_on_meta_and_follows_the_contract(name: str) -> None:
     module, inputs, loss, optimizer = built(name)
-    assert time.process_time() - started < 1.0
+    assert all(parameter.is_meta for parameter in module.parameters())
     entry = zoo.entry(name)
     assert isinstance(inputs, Tensor | tuple | dict)
     assert callable(loss)

@@ -1,10 +1,9 @@
-"""Every workload of the zoo, and the example file, through the capture itself."""
+"""Every workload of the zoo against its published figures, and the example file, through the capture itself."""
 
 from __future__ import annotations
 
 import importlib.util
-import time
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,18 @@ from worklode.frontend import zoo  # noqa: E402
 from worklode.frontend.api import capture  # noqa: E402
 from worklode.frontend.options import CaptureOptions  # noqa: E402
 from worklode.graph.operator import Phase, TensorRole  # noqa: E402
-from worklode.graph.training_graph import TrainingGraph  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "workloads.py"
+from .conftest import ZooModel  # noqa: E402
 
-
-@cache
-def captured(name: str) -> tuple[TrainingGraph, float]:
-    """The graph of a default workload and the processor time [s] its capture took."""
-    started = time.process_time()
-    graph = capture(name)
-    return graph, time.process_time() - started
+EXAMPLES = Path(__file__).parents[2] / "examples" / "workloads.py"
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_a_step_is_captured_whole(name: str) -> None:
+pytestmark = pytest.mark.slow
+
+
+def test_a_step_is_captured_whole(model: ZooModel) -> None:
     """Every parameter has a gradient, no operator is costed by the fallback, nothing had to be decided."""
-    graph, _ = captured(name)
-    entry = zoo.entry(name)
+    graph, entry = model.graph, model.entry
     assert graph.info.parameters == graph.info.trainable_parameters == entry.parameters
     assert graph.info.samples == entry.batch
     assert graph.fallback_operators() == {}
@@ -44,9 +37,8 @@ def test_a_step_is_captured_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.entry(name).forward_macs is not None])
-def test_captured_forward_products_are_the_published_ones(name: str) -> None:
-    entry = zoo.entry(name)
-    graph, _ = captured(name)
+def test_captured_forward_products_are_the_published_ones(name: str, models: Mapping[str, ZooModel]) -> None:
+    graph, entry = models[name].graph, models[name].entry
     macs = graph.matrix_flops(Phase.FORWARD) / 2 / entry.batch
     if name == "inception-v3":
         macs -= 768 * 128 * 25 + 128 * 768 * 25 + 768 * 1000  # the auxiliary head, which inference leaves out
@@ -55,19 +47,13 @@ def test_captured_forward_products_are_the_published_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "layers"), [("gpt3-175b", 96), ("bert-large", 24), ("llama3-70b", 80)])
-def test_layers_are_found_as_repeated_blocks(name: str, layers: int) -> None:
-    graph, _ = captured(name)
-    assert [(block.path, block.count) for block in graph.blocks] == [("layers", layers)]
+def test_layers_are_found_as_repeated_blocks(name: str, layers: int, models: Mapping[str, ZooModel]) -> None:
+    assert [(block.path, block.count) for block in models[name].graph.blocks] == [("layers", layers)]
 
 
-def test_gpt3_is_captured_within_five_seconds() -> None:
-    _, processor_s = captured("gpt3-175b")
-    assert processor_s < 5.0
-
-
-def test_a_gpt3_layer_keeps_what_korthikanti_et_al_count() -> None:
+def test_a_gpt3_layer_keeps_what_korthikanti_et_al_count(models: Mapping[str, ZooModel]) -> None:
     """34·s·b·h bytes (arXiv 2205.05198, equation 1, attention recomputed in its kernel) and its softmax statistics."""
-    graph, _ = captured("gpt3-175b")
+    graph = models["gpt3-175b"].graph
     modules = [
         graph.operators[tensor.producer].module + "." if tensor.producer >= 0 else "" for tensor in graph.tensors
     ]
