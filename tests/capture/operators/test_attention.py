@@ -108,13 +108,25 @@ def test_lane_work_of_softmax_counted_by_hand() -> None:
     assert described(OVERRIDEABLE, q, k, v, bias).work.simple_ops == 5 * scores + 10 * rows
 
 
-def test_dropout_inside_attention_generates_a_number_per_visible_score() -> None:
-    q, k, v = qkv(2, 4, 4, 64, 64, 32)
-    plain, dropped = (described(OVERRIDEABLE, q, k, v, None, p, True) for p in (0.0, 0.1))
-    visible = 2 * 4 * 64 * 65 // 2
-    philox = -(-visible // 4) * 98
-    assert dropped.work.simple_ops - plain.work.simple_ops == philox + (2 + 2) * visible
-    assert dropped.work.special_ops == plain.work.special_ops
+@given(size, size, size, st.booleans())
+def test_dropout_inside_attention_generates_a_byte_per_visible_score(
+    batch: int, heads: int, seq: int, causal: bool
+) -> None:
+    """Sixteen scores share the four words of a Philox block; no number becomes floating-point."""
+    q, k, v = qkv(batch, heads, heads, seq, seq, 8)
+    visible = batch * heads * (seq * (seq + 1) // 2 if causal else seq * seq)
+    philox = -(-visible // 16) * 98
+
+    def both(dropout: float) -> tuple[Description, Description]:
+        result = OVERRIDEABLE(q, k, v, None, dropout, causal)
+        tail = (result[0], result[1], result[2], result[3], seq, seq, dropout, causal, result[6], result[7])
+        backward = described(OVERRIDEABLE_BACKWARD, result[0], q, k, v, None, [True, True, True, False], *tail)
+        return described(OVERRIDEABLE, q, k, v, None, dropout, causal), backward
+
+    for plain, dropped, per_score in zip(both(0.0), both(0.1), (3, 5), strict=True):
+        assert dropped.work.simple_ops - plain.work.simple_ops == philox + per_score * visible
+        assert dropped.work.special_ops == plain.work.special_ops
+        assert dropped.work.matrix_flops == plain.work.matrix_flops
 
 
 def test_gradient_of_a_bias_is_written_where_it_is_wanted() -> None:

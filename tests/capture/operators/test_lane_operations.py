@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worklode.frontend.call import Call
 from worklode.frontend.operators import describe
-from worklode.frontend.operators.random_numbers import PHILOX_OPS, PHILOX_WORDS
+from worklode.frontend.operators.random_numbers import PHILOX_OPS, PHILOX_WORDS, random_bits, random_words
 from worklode.frontend.to_call import to_call
 
 from . import formulas as f
@@ -353,6 +355,15 @@ def test_philox_operations_by_running_it() -> None:
     words, operations = philox_block((0, 0, 0, 0), (0, 0))
     assert words == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
     assert (operations, len(words)) == (PHILOX_OPS, PHILOX_WORDS)
+
+
+@given(st.integers(0, 10_000), st.sampled_from((1, 8, 16, 32)))
+def test_random_numbers_come_in_whole_blocks(count: int, bits: int) -> None:
+    blocks, drawn = 0, 0
+    while drawn < count:
+        blocks, drawn = blocks + 1, drawn + 128 // bits
+    assert random_bits(count, bits) == blocks * PHILOX_OPS
+    assert random_words(count) == random_bits(count, 32)
 
 
 def test_dropout_generates_a_number_an_element() -> None:

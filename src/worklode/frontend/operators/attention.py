@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from worklode.frontend.call import Call, Description, TensorMeta
 from worklode.frontend.operators.fallback import fallback
-from worklode.frontend.operators.random_numbers import uniforms
+from worklode.frontend.operators.random_numbers import random_bits
 from worklode.frontend.operators.rule import (
     Lanes,
     Rule,
@@ -31,9 +31,15 @@ FORWARD_SCORE = Lanes(4, 1)
 BACKWARD_SCORE = Lanes(4, 1)
 # A mask or bias is added to the score; its gradient is one add for the sum over broadcast heads.
 BIAS_SCORE = Lanes(1)
-# Dropout: compare with the probability, select-and-scale P; backward scales dP too.
-DROPOUT_FORWARD = Lanes(2)
-DROPOUT_BACKWARD = Lanes(3)
+# Random bits of a dropout decision [bit]: one block of Philox decides on 16 scores, each by comparing a byte with
+# `p_dropout_in_uint8_t` (Dao-AILab/flash-attention, csrc/flash_attn/src/dropout.h at 1274ec3). The memory-efficient
+# kernels draw a word a score; no capture meets them, so they are not told apart.
+DROPOUT_BITS = 8
+# Dropout (the same file): widen the byte, compare, select P; its scale goes into the row's reciprocal.
+DROPOUT_FORWARD = Lanes(3)
+# Backward the decision is the sign of P: widen, compare, select; compare again and select dP - D or D
+# (csrc/flash_attn/src/flash_bwd_kernel.h at 22786a1; converting P to 16 bits drops the negative ones).
+DROPOUT_BACKWARD = Lanes(5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ def forward_lanes(h: Heads, *, visible: float, bias: bool, dropout: bool) -> Lan
     if bias:
         total = total.plus(*BIAS_SCORE.times(scores))
     if dropout:
-        total = total.plus(*DROPOUT_FORWARD.times(scores)).plus(*uniforms(scores))
+        total = total.plus(*DROPOUT_FORWARD.times(scores)).plus(random_bits(scores, DROPOUT_BITS))
     return total
 
 
@@ -120,7 +126,7 @@ def backward_lanes(h: Heads, *, visible: float, bias: bool, dropout: bool, bias_
     if bias_gradient:
         total = total.plus(*BIAS_SCORE.times(scores))
     if dropout:
-        total = total.plus(*DROPOUT_BACKWARD.times(scores)).plus(*uniforms(scores))
+        total = total.plus(*DROPOUT_BACKWARD.times(scores)).plus(random_bits(scores, DROPOUT_BITS))
     return total
 
 

@@ -4,6 +4,9 @@ Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1
 four 32-bit words from a counter in ten rounds; a round is two 32x32->64 bit multiplies (a low and a high half each:
 four lane operations) and four exclusive ors; between rounds the two key words are bumped (two adds, nine times):
 10·(4 + 4) + 9·2 = 98 lane operations for four words.
+
+An operator of its own draws a word an element: curand_uniform4 serves four elements of a dropout (pytorch/pytorch,
+aten/src/ATen/native/cuda/Dropout.cu). Kernels that draw less ask for `random_bits`.
 """
 
 from __future__ import annotations
@@ -14,13 +17,19 @@ from worklode.frontend.operators.scan_sort import sort_lanes
 from worklode.graph.operator import OperatorKind
 
 PHILOX_WORDS = 4
+WORD_BITS = 32
 PHILOX_OPS = 98
 UNIFORM = Lanes(2)  # integer to float, scale by 2^-32
 
 
+def random_bits(count: int, bits: int) -> int:
+    """Lane operations to make `count` random numbers of `bits` bits [bit], cut out of whole blocks of four words."""
+    return -(-count * bits // (PHILOX_WORDS * WORD_BITS)) * PHILOX_OPS
+
+
 def random_words(count: int) -> int:
     """Lane operations to make `count` 32-bit random words."""
-    return -(-count // PHILOX_WORDS) * PHILOX_OPS
+    return random_bits(count, WORD_BITS)
 
 
 def uniforms(count: int) -> Lanes:
