@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from worklode.cost.attention import STREAMED_ROWS, attention_reread_bytes, executed_fraction, side_bytes
+from worklode.cost.item_arrays import item_arrays
+from worklode.graph.work import Product, Work, WorkItem
 
 
 @pytest.mark.parametrize(("span", "tile"), [(1024, 128), (512, 512), (2048, 64), (128, 1)])
@@ -64,3 +66,29 @@ def test_a_gradient_moves_more_and_a_mask_less() -> None:
     assert backward > forward > masked > 0
     passes = ceil(16384 / np.floor((room / 2 - 128 * 256 * 2) / (256 + 4 * 256)))
     assert forward <= (passes - 1) * 16384 * 256 * 2
+
+
+def chain(*sizes: tuple[int, int, int]) -> WorkItem:
+    """An attention item of products (m, n, k), eight of each."""
+    products = tuple(
+        Product(
+            batch=8, m=m, n=n, k=k, a_elements=8 * m * k, b_elements=8 * k * n, c_elements=8 * m * n, element_bytes=2
+        )
+        for m, n, k in sizes
+    )
+    return WorkItem(work=Work(products=products, chained=True, simple_ops=1), read_bytes=1, write_bytes=1)
+
+
+@pytest.mark.parametrize("keys", [16, 48, 300])
+def test_the_width_of_the_values_is_found_in_every_kind_of_chain(keys: int) -> None:
+    queries, dim_qk, dim_v = 100, 32, 48
+    scores, context = (queries, keys, dim_qk), (queries, dim_v, keys)
+    forward = chain(scores, context)
+    fused = chain(
+        scores, (queries, keys, dim_v), (keys, dim_v, queries), (queries, dim_qk, keys), (keys, dim_qk, queries)
+    )
+    # Written out, the gradient starts from that of the context: its first product reduces over the values' width.
+    written_out = chain((queries, keys, dim_v), (queries, dim_qk, keys), (keys, dim_qk, queries))
+    arrays = item_arrays([forward, fused, written_out]).attentions
+    assert list(arrays.dim_qk) == [dim_qk, dim_qk, dim_v]
+    assert list(arrays.dim_v) == [dim_v, dim_v, dim_qk]

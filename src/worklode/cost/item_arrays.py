@@ -225,7 +225,11 @@ def _product_arrays(products: list[Product]) -> ProductArrays:
 
 
 def _attention_arrays(items: Sequence[WorkItem], chained: list[int]) -> AttentionArrays:
-    """The first product of a chain is scores = Q·Kᵀ; the second holds the values' width (n forward, k backward)."""
+    """The first product of a chain is scores = Q·Kᵀ or their gradient; the second holds the other width.
+
+    That width is n where the second product reduces over the keys (context, or the gradient of the queries), and k
+    where it makes a matrix of scores again (backward of fused attention).
+    """
     products = [items[index].work.products for index in chained]
     seconds = [p[1] if len(p) > 1 else p[0] for p in products]
     return AttentionArrays(
@@ -234,7 +238,7 @@ def _attention_arrays(items: Sequence[WorkItem], chained: list[int]) -> Attentio
         queries=_floats(p[0].m for p in products),
         keys=_floats(p[0].n for p in products),
         dim_qk=_floats(p[0].k for p in products),
-        dim_v=_floats(s.n if len(p) <= 2 else s.k for p, s in zip(products, seconds, strict=True)),
+        dim_v=_floats(s.k if s.n == p[0].n else s.n for p, s in zip(products, seconds, strict=True)),
         element_bytes=_floats(p[0].element_bytes for p in products),
         products=np.array([len(p) for p in products], np.int64),
         visible=_floats(1.0 - p[0].masked_fraction for p in products),
