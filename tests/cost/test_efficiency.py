@@ -17,7 +17,7 @@ from worklode.hardware.presets import load_preset
 
 TPU = replace(load_preset("tpuv4"), name="")
 GPU = replace(
-    load_preset("a100-80gb"), name="", clock_share=1.0, hbm_share=1.0, operator_start_s=0.0, chain_overlap=1.0
+    load_preset("a100-80gb"), name="", clock_share=1.0, hbm_share=1.0, operator_start_s=0.0, operator_fill_s=0.0
 )
 
 
@@ -70,16 +70,25 @@ def test_transfers_show_on_a_multiprocessor() -> None:
     assert bound_by_hbm(operator_costs([item], starved), starved).all()
 
 
-def test_softmax_between_products_that_do_not_overlap() -> None:
+def test_buffers_fill_before_and_empty_after() -> None:
+    item = matmul(1024, 1024, 1024)
+    without = operator_costs([item], GPU).compute_s[-1]
+    assert operator_costs([item], replace(GPU, operator_fill_s=1e-6)).compute_s[-1] == pytest.approx(without + 1e-6)
+    cores = operator_costs([item], replace(GPU, hbm_stack_bytes_per_s=1e30)).compute_s[-1]
+    moving = operator_costs([item], GPU).hbm_bytes[-1] / GPU.hbm_bytes_per_s
+    most = operator_costs([item], replace(GPU, operator_fill_s=1.0)).compute_s[-1]
+    assert most == pytest.approx(without + min(cores, moving))
+
+
+def test_softmax_and_products_take_turns_on_a_multiprocessor() -> None:
     item = attention(4096, 96)
     fast = replace(GPU, hbm_stack_bytes_per_s=1e30)
-    overlapped, serial = alone_s(item, fast), alone_s(item, replace(fast, chain_overlap=0.0))
+    serial = alone_s(item, fast)
+    overlapped = alone_s(item, replace(fast, family="systolic", num_vector_cores=fast.num_vector_cores))
     lanes_s = 96 * 4096 * 4096 * 8 / (GPU.total_lanes * GPU.clock_hz)
     assert serial - overlapped == pytest.approx(lanes_s * (1 - 1 / 64), rel=1e-3)
-    half = alone_s(item, replace(fast, chain_overlap=0.5))
-    assert half == pytest.approx((serial + overlapped) / 2, rel=0.02)
     plain = replace(item, work=replace(item.work, chained=False))
-    assert alone_s(plain, replace(fast, chain_overlap=0.0)) == alone_s(plain, fast)
+    assert alone_s(plain, fast) == pytest.approx(alone_s(plain, replace(fast, family="systolic")))
 
 
 @settings(max_examples=60, deadline=None)

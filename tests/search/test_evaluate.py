@@ -49,7 +49,9 @@ def test_a_memory_bound_operator_of_a_gpu_takes_what_the_constants_say() -> None
     b = GraphBuilder()
     b.elementwise(b.given(10**8))
     graph = b.graph()
-    accelerator = replace(load_preset("a100-80gb"), clock_share=0.8, hbm_share=0.8, operator_start_s=5e-6)
+    accelerator = replace(
+        load_preset("a100-80gb"), clock_share=0.8, hbm_share=0.8, operator_start_s=5e-6, operator_fill_s=0
+    )
     evaluation = Evaluator(graph, TECHNOLOGY).evaluate(accelerator)
     moving_s = graph.hbm_bytes() / (0.8 * accelerator.hbm_bytes_per_s)
     assert evaluation.iteration_time_s == pytest.approx(moving_s + 5e-6, rel=5e-3)

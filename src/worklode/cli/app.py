@@ -220,3 +220,22 @@ def compare(runs: options.RunFolders, json: options.Json = False) -> Outcome:
     from worklode.cli.finished import compare_runs
 
     return compare_runs(tuple(runs))
+
+
+@app.command()
+def validate(
+    suites: options.Suites = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of the reference tables; default WORKLODE_DATA.", show_default=False),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write the page of results (Markdown) here.", show_default=False)
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Compare the models with published measurements: errors, ranks, worst points, a naive baseline."""
+    from worklode.cli.validating import run_validate
+
+    return run_validate(tuple(suites or ()), data=data, write=write)

@@ -30,6 +30,15 @@ RunFolders = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Run directories, two or more.", show_default=False)
 ]
 
+Suites = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SUITE]...",
+        help="systolic, gemm, vector, attention, layer, silicon, energy, sram; all where none is named.",
+        show_default=False,
+    ),
+]
+
 _STEP = "Training step"
 _OUTPUT = "Output"
 

@@ -152,7 +152,7 @@ class CostModel:
             accelerator.operator_start_s,
             accelerator.sustained_hbm_bytes_per_s,
             exposes_transfers(accelerator),
-            accelerator.chain_overlap,
+            accelerator.operator_fill_s,
             option_start,
             tensor_cores,
             vector_cores,
@@ -397,8 +397,11 @@ def bound_by_hbm(costs: OperatorCosts, accelerator: Accelerator) -> NDArray[np.b
     moving_s = costs.hbm_bytes / accelerator.sustained_hbm_bytes_per_s
     if not exposes_transfers(accelerator):
         return np.asarray(moving_s > costs.compute_s)
-    held_s = np.where(costs.tensor_cores + costs.vector_cores > 0, accelerator.operator_start_s, 0.0)
-    return np.asarray(np.sqrt(2.0) * moving_s > costs.compute_s - held_s)
+    held = costs.tensor_cores + costs.vector_cores > 0
+    # Time grows with that of the cores, so they take less than the transfers where it is less than with both equal.
+    both_equal_s = np.sqrt(2.0) * moving_s + np.minimum(moving_s, accelerator.operator_fill_s)
+    start_s = np.where(held, accelerator.operator_start_s, 0.0)
+    return np.asarray(both_equal_s > costs.compute_s - start_s)
 
 
 def accumulator_rows(design: Design) -> Any:

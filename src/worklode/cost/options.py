@@ -57,7 +57,7 @@ def item_options(
     start_s: float,
     hbm_bytes_per_s: float,
     exposed: bool,
-    chain_overlap: float,
+    fill_s: float,
     option_start: Ints,
     tensor_cores: Ints,
     vector_cores: Ints,
@@ -70,9 +70,13 @@ def item_options(
     """Options of U items; returns (what is wrong, item), `FINE` where nothing is.
 
     An item with products takes J numbers of tensor cores, with lane work too as many vector cores beside them; products
-    and lanes overlap but for one step: max(T, V) + min(T, V)/steps; chained ones as far as the cores overlap them:
-    max(T, V) + min(T, V)·max(1/steps, 1 - overlap). An item of lanes only takes L numbers of vector cores. Later
-    options that are not faster are left out, except that the last stays where its share of the SRAM saves HBM traffic.
+    and lanes overlap but for one step: max(T, V) + min(T, V)/steps. An item of lanes only takes L numbers of vector
+    cores. Where transfers show (`exposed`), chained products and their lanes take turns, T + V, and an item takes
+
+        sqrt(C² + H²) + min(C, H, fill)
+
+    of the time C of its cores and H of its transfers. Later options that are not faster are left out, except that the
+    last stays where its share of the SRAM saves HBM traffic.
 
     Args:
         product_start, product: CSR of the products of an item.
@@ -88,8 +92,8 @@ def item_options(
         clock_hz: clock [Hz].
         start_s: added to every item that holds a core [s].
         hbm_bytes_per_s: sustained bandwidth [bytes/s].
-        exposed: transfers are not hidden completely: an item takes the root of the sum of squares of both times.
-        chain_overlap: see `Accelerator`.
+        exposed: see `model.exposes_transfers`.
+        fill_s: time in which buffers fill or empty [s].
         option_start: out, [U + 1]; tensor_core_s, vector_core_s: out, [U]; the others: out, at least U·max(J, L).
     """
     at = 0
@@ -120,9 +124,7 @@ def item_options(
                 if has_lanes[u] == 1:
                     q = fused_ladder[j]
                     beside = fused_lane_cycles[u, j]
-                    shown = 1.0 / steps[u]
-                    if attention[u] >= 0:
-                        shown = max(shown, 1.0 - chain_overlap)
+                    shown = 1.0 if exposed and attention[u] >= 0 else 1.0 / steps[u]
                     cycles = np.ceil(max(cycles, beside) + min(cycles, beside) * shown)
                 traffic = fixed_bytes[u] + tensor_reread[j, u]
             else:
@@ -138,7 +140,8 @@ def item_options(
             duration = cycles / clock_hz
             if exposed:
                 moving = traffic / hbm_bytes_per_s
-                duration = np.sqrt(duration * duration + moving * moving)
+                filling = min(duration, moving, fill_s)
+                duration = np.sqrt(duration * duration + moving * moving) + filling
             duration += start_s
             spares_traffic = j == count - 1 and at > start and traffic < hbm_bytes[at - 1]
             if at > start and duration >= compute_s[at - 1] and not spares_traffic:

@@ -32,10 +32,9 @@ class Accelerator:
             the published figure is a measured maximum and not a thermal design power.
         clock_share: sustained over stated clock when the cores are loaded [1]; 1 where nothing was measured.
         hbm_share: sustained over pin bandwidth of HBM [1].
-        operator_start_s: time an operator holds its cores before and after its work: issue, first loads, last stores;
-            0 for one static program on all cores [s].
-        chain_overlap: share of the lane work of chained products (attention) that hides behind them, or they behind
-            it [1]; 1 where tiles of both are pipelined.
+        operator_start_s: time an operator holds its cores beyond its work: issue and synchronisation; 0 for one static
+            program on all cores [s].
+        operator_fill_s: most time in which an operator's buffers fill before it computes, or empty after [s].
 
     The last four are what no maker publishes, fitted for the presets of GPUs (docs/models/efficiency.md); area and
     power do not depend on them.
@@ -64,7 +63,7 @@ class Accelerator:
     clock_share: float = 1.0
     hbm_share: float = 1.0
     operator_start_s: float = 0.0
-    chain_overlap: float = 1.0
+    operator_fill_s: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:

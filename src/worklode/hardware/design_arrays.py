@@ -42,7 +42,7 @@ class DesignArrays:
     clock_share: float = 1.0
     hbm_share: float = 1.0
     operator_start_s: float = 0.0
-    chain_overlap: float = 1.0
+    operator_fill_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.num_tensor_cores)

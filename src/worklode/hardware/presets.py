@@ -26,6 +26,7 @@ SHORT_KEYS: dict[str, tuple[str, Dimension]] = {
     "vector_core_buffer": ("vector_core_buffer_bytes", BYTES),
     "link_bandwidth": ("link_bytes_per_s", BYTES_PER_S),
     "operator_start": ("operator_start_s", TIME),
+    "operator_fill": ("operator_fill_s", TIME),
 }
 """Keys whose value carries the unit (`sram: 32MiB`) -> field, which takes a plain number too (`sram_bytes: 65536`)."""
 
@@ -48,6 +49,13 @@ _WHOLE_FIELDS = (
 )
 _FIELDS = tuple(field.name for field in fields(Accelerator))
 _REQUIRED = tuple(field.name for field in fields(Accelerator) if field.default is MISSING)
+_MAY_BE_ZERO = (
+    "tensor_core_buffer_bytes",
+    "vector_core_buffer_bytes",
+    "link_bytes_per_s",
+    "operator_start_s",
+    "operator_fill_s",
+)
 _MOST_COUNT = 2**31 - 1
 """Counts above this are typing errors, and would overflow sums of products."""
 _SECTIONS = ("name", "title", "base", "accelerator", "mapping", "published")
@@ -243,7 +251,7 @@ def _plain(reader: SpecReader, entry: object, path: str) -> object:
 def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any:
     """Value of one field of `Accelerator`, checked; None after noting a fault."""
     if field in _DIMENSIONS:
-        zero = field in ("tensor_core_buffer_bytes", "vector_core_buffer_bytes", "link_bytes_per_s", "operator_start_s")
+        zero = field in _MAY_BE_ZERO
         number = reader.quantity(value, _DIMENSIONS[field], path, allow_zero=zero, bare=True)
         if number is None:
             return None
@@ -263,8 +271,6 @@ def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any
         return reader.text(value, path, FAMILIES)
     if field == "spare_fraction":
         return reader.number(value, path, least=0.0, most=10.0)
-    if field == "chain_overlap":
-        return reader.number(value, path, least=0.0, most=1.0)
     assert field in ("provisioned_activity", "clock_share", "hbm_share")
     return reader.number(value, path, above=0.0, most=1.0)
 

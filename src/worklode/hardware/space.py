@@ -87,7 +87,7 @@ class DesignSpace:
     clock_share: float = 1.0
     hbm_share: float = 1.0
     operator_start_s: float = 0.0
-    chain_overlap: float = 1.0
+    operator_fill_s: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -196,8 +196,8 @@ class Evaluation:
         drawn_w = (self.energy_j - outside) / self.iteration_time_s
         if drawn_w > self.silicon.tdp_w:
             found.append(
-                f"the step draws {drawn_w:.4g} W on average and the TDP is {self.silicon.tdp_w:.4g} W: hardware would lower "
-                "its clock, the time does not"
+                f"the step draws {drawn_w:.4g} W on average and the TDP is {self.silicon.tdp_w:.4g} W: hardware would "
+                "lower its clock, the time does not"
             )
         if self.coverage.fallback_operators:
             names = ", ".join(name for name, _ in self.coverage.fallback_operators)

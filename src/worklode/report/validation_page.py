@@ -1,0 +1,142 @@
+"""The page docs/validation.md, from a document of `validate`; what no figure says is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from worklode.report.quantity import percent
+from worklode.report.validation import efficiency_row, group_row, point_text
+
+Document = Mapping[str, Any]
+
+HEAD = """\
+# Validation
+
+Written by `worklode validate --write docs/validation.md`; do not edit. The reference tables are third-party data and
+not part of the project: `--data DIR` or WORKLODE_DATA says where they are.
+
+Errors are relative, |predicted / measured - 1|. *fitted* is the mean over the points that a fit of constants has
+seen, *held out* over the others (a coin tossed by each row's own text); a dash where nothing was fitted. *naive* is
+the mean error of a baseline, so that skill is visible: the roofline with published peaks plus 5 us, or a constant
+utilisation. *rank* is Spearman's correlation. What misses its target is named below its table, and the text above
+says why.
+"""
+
+ABOUT: Mapping[str, str] = {
+    "systolic": """\
+SCALE-Sim's compute cycles are reproduced by its closed forms, cycle for cycle. Gemmini's RTL runs the mapping that
+was measured; the model charges max(M, R) cycles for each fold, one fill for each tile, and 8 bytes of DRAM a cycle;
+moves and computation share one issuing core, so the root of the sum of their squares. Nothing is fitted.
+
+Gemmini misses 15 %. The error is one-sided (the model is too fast) and a dozen mappings make most of it: tiles
+whose rows of results are two to four wide. Likely cause: the controller streams blocks of 16 rows that are then
+mostly empty; counting them so explains the two worst mappings (a factor of four each) and not the others, so it is
+not in the model. A constant for each tile would help too (1000 cycles: 16.5 %), but no source gives it.""",
+    "gemm": """\
+Products run on the presets with their four constants. Rows of one shape from different sources differ by about 7 %.
+Below 1 GFLOP a kernel is hardly more than its start; these rows are fitted with a lower weight and have no target.
+The worst points are choices of the library: split K, a kernel made for another shape, and on A100 products of
+little K, whose results are written at half of the bandwidth.""",
+    "vector": """\
+No vector operator was fitted: these are predictions by constants found on products and attention. Rows of the eager
+program include what the program itself spends; the smallest row of each operator tells how much, is added to
+prediction and baseline alike, and is not compared. The second view leaves out rows of which that is half or more.
+
+What is missed: softmax of long rows and LayerNorm of rows from 16 384 elements, where the measured kernels read
+their input again although it would fit on chip; RMSNorm and silu of vLLM, which give every row to one thread block
+and so leave most of the chip idle for few rows, and reach 35 to 60 % of the bandwidth for many; sums that stay in
+the L2 cache, which the model sends to HBM (an operator alone has no neighbour to hand its tensor to).""",
+    "attention": """\
+The measured operator is that of a serving engine: offsets of the sequences, rotary embedding into a key-value
+cache, attention. Without the second kernel predictions are 2.5 times too short at sequence 128, where six of the
+ten tensors moved are its own; the ratio gave it away and the measuring program confirms it. Softmax and products of
+a thread block take turns ([attention](models/attention.md)); nothing of attention's shape is fitted.
+
+The worst points have few heads: fewer thread blocks of 128 queries than multiprocessors, which the model splits
+more finely than a kernel does, and causal blocks of unequal length.""",
+    "layer": """\
+GPT-3's layer on four A100 (LLMCompass), Q, K and V apart and attention written out, and a layer of a cookbook whose
+times are stated in steps of 0.1 ms. What the eager program spends is added as in suite `vector`. Communication
+between chips is not compared here.
+
+Prefill misses because its large products ran at 90 % of the boost clock's peak, where other sources of the same
+products have 80 %, and its softmax reads its rows again. Softmax of the cookbook (7.6 ms for 1 GiB) is masked and
+converted in several kernels; the model has one.""",
+    "silicon": """\
+Areas of TPUs are published as upper bounds only. Fitted are the dies and powers named in [area](models/area.md) and
+[power](models/power.md). NVDLA with 128 MACs at 28 nm and with 1024 MACs in power are held out and miss 10 % by up
+to 2 %: published sizes are rounded to two digits and do not all scale alike between 28 and 16 nm. A100's links are
+counted with their controllers, its floor plan shows the PHYs alone.""",
+    "energy": """\
+Few events are published independently of the sources the constants come from. MACs at 45 nm are off by a factor of
+six: energies are stated at 7 nm and the scaling polynomials overstate old nodes
+([technology](models/technology.md)). HBM energy is that of device and interface (3.9 pJ/bit) plus 1 pJ/bit for the
+way across the die; regressions of whole boards attribute three times as much to a bit, voltage conversion and
+memory controller included.""",
+    "sram": """\
+CACTI reports bare macros of its own cells; the model has memories as products have them, with arbitration, ECC,
+repair and wiring ([technology](models/technology.md)). So areas are about 2.8 times CACTI's at all sizes: the ranks
+agree, the level does not. Read energy grows with the root of the size up to one bank here; in CACTI it depends on
+the width of the port as much, which the model does not have. Treat absolute energies of memories at old nodes as a
+factor of several.""",
+}
+
+
+EFFICIENCY = """\
+What no maker publishes: sustained over stated clock, sustained over pin bandwidth, start of an operator, most time
+its buffers take to fill. Found by `benchmarks/fit_efficiency.py` ([efficiency](models/efficiency.md)); chips
+without measurements are taken as ideal.
+"""
+
+
+def validation_page(document: Document) -> str:
+    """Markdown of a document of `validate`."""
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: Document) -> Iterator[str]:
+    yield HEAD
+    yield "## In one table\n"
+    summary = [
+        {"suite": suite["suite"], **group_row(group)}
+        for suite in document["suites"]
+        for group in suite["groups"]
+        if group["target"] is not None
+    ]
+    yield from _table(summary)
+    yield "## Efficiency constants\n"
+    yield EFFICIENCY
+    yield from _table([efficiency_row(chip) for chip in document["efficiency"]])
+    for suite in document["suites"]:
+        yield f"## {suite['suite']}: {suite['title']}\n"
+        if suite["suite"] in ABOUT:
+            yield ABOUT[suite["suite"]] + "\n"
+        yield from _table([group_row(group) for group in suite["groups"]])
+        for group in suite["groups"]:
+            yield from _details(group)
+        for skipped in suite["skipped"]:
+            yield f"- left out: {skipped['count']} ({skipped['reason']})"
+        yield ""
+
+
+def _details(group: Document) -> Iterator[str]:
+    if group["note"]:
+        yield f"- {group['name']}: {group['note']}"
+    if group["max_error"] > 0:
+        worst = "; ".join(point_text(point, group["unit"]) for point in group["worst"])
+        yield f"- worst of {group['name']} (median ratio {group['median_ratio']:.2f}): {worst}"
+    if group["met"] is False:
+        error = group["max_error"] if group["target_of"] == "every point" else group["mean_error"]
+        yield f"- **missed**: {group['name']}, {percent(error)} against {percent(group['target'])}"
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    if not rows:
+        return
+    columns = list(rows[0])
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield "| " + " | ".join(row[column].replace("|", "/") for column in columns) + " |"
+    yield ""

@@ -1,0 +1,1 @@
+"""Comparison of the models with published measurements; nothing else depends on it."""
