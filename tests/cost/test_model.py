@@ -193,7 +193,9 @@ def test_depthwise_convolutions_pack() -> None:
         p = product(groups, 112 * 112, 1, 9, a_elements=groups * 112 * 112, patch=PatchOperand.A, window=9)
         return WorkItem(work=Work(products=(p,)), read_bytes=1, write_bytes=1)
 
-    costs = operator_costs([depthwise(1), depthwise(140)], replace(DESIGN, num_tensor_cores=1))
+    # One lane, so that the array is faster.
+    slow_lanes = replace(DESIGN, num_tensor_cores=1, num_vector_cores=1, vector_lanes=1)
+    costs = operator_costs([depthwise(1), depthwise(140)], slow_lanes)
     # 128 // 9 = 14 channels share a pass: 140 take ten passes.
     streamed = 112 * 112
     fill = 2 * 128 + 128 - 2
@@ -219,9 +221,9 @@ def test_splits_are_told() -> None:
 
 def test_bounds_of_many_designs_at_once() -> None:
     items = [matmul(1, 777, 333, 999), attention(12, 384, 64, masked=0.49), elementwise(5000, reduction_bytes=64)]
-    items.append(matmul(24, 50, 4, 9, simple_ops=100))
+    items += [matmul(24, 50, 4, 9, simple_ops=100), matmul(24, 50, 40, 72, simple_ops=100)]
     model = CostModel(items)
-    counts = np.array([3, 1, 2, 5])
+    counts = np.array([3, 1, 2, 5, 4])
     rows, lanes = np.array([8, 32, 128]), np.array([16, 1024, 128])
     designs = SimpleNamespace(
         tensor_core_rows=rows,

@@ -161,3 +161,18 @@ def test_power_above_the_tdp_is_a_warning() -> None:
     )
     weaker = replace(evaluation, silicon=replace(evaluation.silicon, tdp_parts_w=parts))
     assert any("average" in warning for warning in weaker.warnings)
+
+
+def test_a_narrow_product_runs_on_lanes_and_counts_as_lane_operations() -> None:
+    rows, taps = 2**24, 9
+    accelerator = replace(load_preset("tpuv2"), hbm_stack_bytes_per_s=1e15)
+    evaluation = Evaluator(one_product(rows, 1, taps).graph(), TECHNOLOGY).evaluate(accelerator)
+    # Multiply and add on two cores of 2048 lanes, and a tree over 4096 lanes.
+    cycles = 2 * rows * taps / 4096 + 4 * 12
+    assert evaluation.iteration_time_s == pytest.approx(cycles / accelerator.clock_hz, rel=1e-6)
+    assert dict(evaluation.bound_by)["vector_core"] == pytest.approx(1.0)
+    assert evaluation.utilization.macs == 0
+    assert evaluation.utilization.tensor_core == 0
+    energy = dict(evaluation.energy_parts_j)
+    assert energy["macs"] == energy["operand_delivery"] == 0
+    assert energy["vector_lanes"] > 0

@@ -24,6 +24,13 @@ _PATCH_CODE = {
 # operator overlap but for the first block.
 PIPELINE_STEP_RESULTS = 65536
 MOST_PIPELINE_STEPS = 64
+# Shortest edge up to which lanes may compute a product [elements]: so many partial sums or held operands fit into the
+# registers of a lane, so that each matrix passes the port once. 32 registers: Norrie et al., The Design Process for
+# Google's Training Chips, IEEE Micro 2021 (a GPU's thread has 255). On the presets no product of the zoo with a longer
+# edge would gain (docs/models/vector_core.md).
+NARROW_EDGE = 32
+# Lane operations of a multiply-accumulate: multiply and add, as docs/models/operators.md counts them [operations].
+LANE_OPS_PER_MAC = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,6 +94,9 @@ class ItemArrays:
         reduction_bytes: [U] group that must stay on chip; `reduction_reread` bytes more where it does not fit.
         lane_sram_bytes: [U] traffic between SRAM and vector cores.
         steps: [U] steps in which products and lane work of the item are pipelined.
+        suits_lanes: [U] 1 where the lanes may compute the products instead of the arrays.
+        alone_simple_ops, alone_reduces, alone_sram_bytes: [U] lane work, reduction and traffic between SRAM and vector
+            cores where they do: with the products. Those of the lane work alone where there are none.
     """
 
     products: ProductArrays
@@ -104,6 +114,10 @@ class ItemArrays:
     reduction_reread: Floats
     lane_sram_bytes: Floats
     steps: Floats
+    suits_lanes: Ints
+    alone_simple_ops: Floats
+    alone_reduces: Ints
+    alone_sram_bytes: Floats
 
     def __len__(self) -> int:
         return len(self.chained)
@@ -122,6 +136,11 @@ def item_arrays(items: Sequence[WorkItem]) -> ItemArrays:
     chained = [index for index, item in enumerate(items) if item.work.chained and product_of[index]]
     position = {index: at for at, index in enumerate(chained)}
     works = [item.work for item in items]
+    reduces = np.array([w.reduction_bytes > 0 and not w.chained for w in works], np.int64)
+    moved = (w.vector_elements * _lane_element_bytes(item) for w, item in zip(works, items, strict=True))
+    lane_sram_bytes = _floats(moved)
+    on_lanes = [_products_on_lanes(item) for item in items]
+    suits_lanes = np.array([len(found) > 0 for found in on_lanes], np.int64)
     return ItemArrays(
         products=_product_arrays(list(distinct)),
         attentions=_attention_arrays(items, chained),
@@ -130,7 +149,7 @@ def item_arrays(items: Sequence[WorkItem]) -> ItemArrays:
         chained=np.array([position.get(index, -1) for index in range(len(items))], np.int64),
         simple_ops=_floats(w.simple_ops for w in works),
         special_ops=_floats(w.special_ops for w in works),
-        reduces=np.array([w.reduction_bytes > 0 and not w.chained for w in works], np.int64),
+        reduces=reduces,
         serial_steps=np.array([w.serial_steps for w in works], np.int64),
         has_lanes=np.array(
             [w.simple_ops + w.special_ops + w.vector_elements + w.serial_steps > 0 for w in works], np.int64
@@ -143,10 +162,20 @@ def item_arrays(items: Sequence[WorkItem]) -> ItemArrays:
         ),
         reduction_bytes=_floats(0 if w.chained else w.reduction_bytes for w in works),
         reduction_reread=_floats(_reduction_reread(item) for item in items),
-        lane_sram_bytes=_floats(
-            w.vector_elements * _lane_element_bytes(item) for w, item in zip(works, items, strict=True)
-        ),
+        lane_sram_bytes=lane_sram_bytes,
         steps=_floats(_pipeline_steps(item) for item in items),
+        suits_lanes=suits_lanes,
+        alone_simple_ops=_floats(
+            w.simple_ops + sum(LANE_OPS_PER_MAC * p.batch * p.m * p.n * p.k for p in found)
+            for w, found in zip(works, on_lanes, strict=True)
+        ),
+        # Sums along k may be spread over lanes: one tree, as in any reduction.
+        alone_reduces=np.maximum(reduces, [any(p.k > 1 for p in found) for found in on_lanes]).astype(np.int64),
+        alone_sram_bytes=lane_sram_bytes
+        + _floats(
+            sum(p.batch * (p.m * p.k + p.k * p.n + p.m * p.n) * min(LANE_BYTES, p.element_bytes) for p in found)
+            for found in on_lanes
+        ),
     )
 
 
@@ -170,6 +199,15 @@ def _check(index: int, item: WorkItem) -> None:
 
 def _real_products(item: WorkItem) -> list[Product]:
     return [_fold_shared(p) for p in item.work.products if p.flops]
+
+
+def _products_on_lanes(item: WorkItem) -> list[Product]:
+    """The products of an item where lanes may compute them all, else none: narrow, without a mask, not chained.
+
+    Chains and masks are left to the arrays: what of them is executed depends on the tiles of the arrays.
+    """
+    found = [] if item.work.chained else _real_products(item)
+    return found if all(min(p.m, p.n, p.k) <= NARROW_EDGE and p.masked_fraction == 0.0 for p in found) else []
 
 
 def _fold_shared(product: Product) -> Product:

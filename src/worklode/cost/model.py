@@ -25,6 +25,8 @@ from worklode.hardware.buffers import tensor_core_buffer_bytes, vector_core_port
 from worklode.hardware.design import ACCUMULATOR_BYTES, OPERAND_BYTES, Design
 
 Mode = Literal["split", "one-core"]
+# Simple and special operations, bytes to and from SRAM, reductions, dependent steps of the items, each [U].
+LaneWork = tuple[Floats, Floats, Floats, Ints, Ints]
 
 # Sizes of on-chip memory the traffic tables know [bytes]: 8 an octave, so that designs share them. A share is rounded
 # down to the next one, which costs at most 8 % of it and never flatters; powers of two are exact.
@@ -110,33 +112,28 @@ class CostModel:
         lanes = accelerator.vector_lanes
         fused_cycles = np.empty((count, len(fused_ladder)))
         lane_cycles = np.empty((count, len(vector_ladder)))
-        for cores, cycles in ((fused_ladder, fused_cycles), (vector_ladder, lane_cycles)):
-            vector_table(
-                table.simple_ops,
-                table.special_ops,
-                table.lane_sram_bytes,
-                arrays.reduces,
-                arrays.serial_steps,
-                lanes,
-                vector_core_port_bytes(accelerator) / max(1, lanes),
-                cores,
-                cycles,
-            )
+        port_bytes = vector_core_port_bytes(accelerator) / max(1, lanes)
+        beside = (table.simple_ops, table.special_ops, table.lane_sram_bytes, arrays.reduces, arrays.serial_steps)
+        vector_table(*beside, lanes, port_bytes, fused_ladder, fused_cycles)
+        vector_table(*_lanes_alone(arrays), lanes, port_bytes, vector_ladder, lane_cycles)
         room = count * max(1, len(tensor_ladder), len(vector_ladder))
         option_start = np.empty(count + 1, np.int64)
         tensor_cores, vector_cores = np.empty(room, np.int64), np.empty(room, np.int64)
         compute_s, hbm_bytes, sram_bytes = np.empty(room), np.empty(room), np.empty(room)
         tensor_core_s, vector_core_s = np.empty(count), np.empty(count)
+        on_lanes = np.empty(count, np.int64)
         wrong, at = item_options(
             arrays.product_start,
             arrays.product,
             arrays.has_lanes,
+            arrays.suits_lanes,
             arrays.chained,
             table.cycles,
             table.sram_bytes,
             fused_cycles,
             lane_cycles,
             table.lane_sram_bytes,
+            arrays.alone_sram_bytes,
             arrays.steps,
             tensor_ladder,
             fused_ladder,
@@ -146,6 +143,7 @@ class CostModel:
             arrays.fixed_bytes,
             table.macs,
             table.simple_ops + SPECIAL_OPERATION_CYCLES * table.special_ops,
+            arrays.alone_simple_ops + SPECIAL_OPERATION_CYCLES * arrays.special_ops,
             float(accelerator.tensor_core_rows * accelerator.tensor_core_cols),
             float(lanes),
             accelerator.sustained_clock_hz,
@@ -153,6 +151,7 @@ class CostModel:
             accelerator.sustained_hbm_bytes_per_s,
             exposes_transfers(accelerator),
             accelerator.operator_fill_s,
+            on_lanes,
             option_start,
             tensor_cores,
             vector_cores,
@@ -171,8 +170,8 @@ class CostModel:
             compute_s=compute_s[:at].copy(),
             hbm_bytes=hbm_bytes[:at].copy(),
             sram_bytes=sram_bytes[:at].copy(),
-            macs=table.macs,
-            lane_ops=table.simple_ops + table.special_ops,
+            macs=np.where(on_lanes, 0.0, table.macs),
+            lane_ops=np.where(on_lanes, arrays.alone_simple_ops, table.simple_ops) + table.special_ops,
             tensor_core_s=tensor_core_s,
             vector_core_s=vector_core_s,
         )
@@ -204,8 +203,16 @@ class CostModel:
     def one_vector_core_s(self, accelerator: Accelerator) -> Floats:
         """[U] time [s] of the lane work of each item on one vector core with these lanes."""
         lanes = accelerator.vector_lanes
-        cycles = self._least_lane_cycles(lanes, float(vector_core_port_bytes(accelerator)) / max(1, lanes))
+        port_bytes = float(vector_core_port_bytes(accelerator)) / max(1, lanes)
+        cycles = self._least_lane_cycles(_lane_work(self._arrays), lanes, port_bytes)
         return np.asarray(cycles / accelerator.sustained_clock_hz)
+
+    def lanes_alone_s(self, accelerator: Accelerator) -> Floats:
+        """[U] time [s] of each item on one vector core that computes its products too; infinite where it may not."""
+        lanes = accelerator.vector_lanes
+        port_bytes = float(vector_core_port_bytes(accelerator)) / max(1, lanes)
+        cycles = self._least_lane_cycles(_lanes_alone(self._arrays), lanes, port_bytes)
+        return np.where(self._arrays.suits_lanes, cycles / accelerator.sustained_clock_hz, np.inf)
 
     def item_hbm_bytes(self, sram_bytes: int) -> Floats:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
@@ -215,6 +222,7 @@ class CostModel:
         """Lower bounds of the work of one iteration on D designs, free of the numbers of cores.
 
         Core-seconds divided by the cores, and bytes by the bandwidth, bound the iteration from below in either mode.
+        Products that lanes may compute count for neither type of core.
 
         Args:
             designs: arrays of shape [D] under the names of `Accelerator`, or one accelerator.
@@ -232,11 +240,12 @@ class CostModel:
             np.asarray(designs.clock_hz) * designs.clock_share,
         )
         shapes, shape_of = np.unique(np.stack([rows, cols], axis=1).astype(np.int64), axis=0, return_inverse=True)
-        owner_weight = np.repeat(weight, np.diff(arrays.product_start))
+        owner_weight = np.repeat(weight * (1 - arrays.suits_lanes), np.diff(arrays.product_start))
         product_weight = np.bincount(arrays.product, owner_weight, len(arrays.products.m))
         tensor = np.array([self._least_cycles(int(r), int(c)) @ product_weight for r, c in shapes])
         widths, width_of = np.unique(np.stack([lanes, port], axis=1), axis=0, return_inverse=True)
-        vector = np.array([self._least_lane_cycles(int(wide), float(moved)) @ weight for wide, moved in widths])
+        work = _lane_work(arrays)
+        vector = np.array([self._least_lane_cycles(work, int(wide), float(moved)) @ weight for wide, moved in widths])
         sizes, size_of = np.unique(np.array([_sram_index(int(size)) for size in sram]), return_inverse=True)
         traffic = np.array([(arrays.fixed_bytes + self._reread_at(int(size))) @ weight for size in sizes])
         return WorkBounds(
@@ -365,22 +374,21 @@ class CostModel:
         )
         return cycles
 
-    def _least_lane_cycles(self, lanes: int, port_bytes: float) -> Floats:
-        arrays = self._arrays
-        cycles = np.empty((len(arrays), 1))
-        one = np.ones(1, np.int64)
-        vector_table(
-            arrays.simple_ops,
-            arrays.special_ops,
-            arrays.lane_sram_bytes,
-            arrays.reduces,
-            arrays.serial_steps,
-            lanes,
-            port_bytes,
-            one,
-            cycles,
-        )
+    def _least_lane_cycles(self, work: LaneWork, lanes: int, port_bytes: float) -> Floats:
+        cycles = np.empty((len(self._arrays), 1))
+        vector_table(*work, lanes, port_bytes, np.ones(1, np.int64), cycles)
         return cycles[:, 0]
+
+
+def _lane_work(arrays: ItemArrays) -> LaneWork:
+    """Lane work beside the products, as `vector_table` takes it."""
+    return (arrays.simple_ops, arrays.special_ops, arrays.lane_sram_bytes, arrays.reduces, arrays.serial_steps)
+
+
+def _lanes_alone(arrays: ItemArrays) -> LaneWork:
+    """Work of lanes that compute the products they may compute too."""
+    reduces, moved = arrays.alone_reduces, arrays.alone_sram_bytes
+    return (arrays.alone_simple_ops, arrays.special_ops, moved, reduces, arrays.serial_steps)
 
 
 def exposes_transfers(accelerator: Accelerator) -> bool:

@@ -13,7 +13,9 @@ class OperatorCosts:
     """Allocation options of U work items, O options in all. Options of one item ascend in cores and strictly
     descend in `compute_s` (dominated allocations are left out), except that the first is always there, and the last
     (all cores) may be no faster than the one before where its larger share of the SRAM saves HBM traffic. Neither
-    `compute_s` nor `hbm_bytes` ever rises from one option of an item to the next.
+    `compute_s` nor `hbm_bytes` ever rises from one option of an item to the next. All options of an item hold the same
+    types of cores: narrow products run on the arrays or on the lanes, whichever is faster with all cores
+    (docs/models/vector_core.md).
 
     Attributes:
         option_start: [U + 1] options of item u are `option_start[u]` up to `option_start[u + 1]`.
@@ -22,8 +24,8 @@ class OperatorCosts:
             beside computation (`model.exposes_transfers`) the time alone on the chip.
         hbm_bytes: [O] HBM traffic [bytes] with the tiling chosen for this option.
         sram_bytes: [O] on-chip traffic between global SRAM and the cores [bytes].
-        macs: [U] multiply-accumulates executed (after causal skipping).
-        lane_ops: [U] lane operations executed, special ones included.
+        macs: [U] multiply-accumulates executed on tensor cores (after causal skipping).
+        lane_ops: [U] lane operations executed, special ones and those of products on lanes included.
         tensor_core_s: [U] least tensor-core time [core-seconds] any option spends: the work bound of an item.
         vector_core_s: [U] the same for vector cores.
     """

@@ -25,23 +25,32 @@ def core_counts(cores: int) -> tuple[int, ...]:
     return tuple(sorted(ladder)) if cores > 0 else ()
 
 
+@compiled("float64(float64, float64, float64)")
+def pipelined_cycles(products: float, lanes: float, shown: float) -> float:
+    """ceil(max(T, V) + min(T, V)·shown): products and lane work overlap but for a share of the shorter [cycles]."""
+    return float(np.ceil(max(products, lanes) + min(products, lanes) * shown))
+
+
 @compiled(
-    "Tuple((int64, int64))(int64[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1], float64[:, ::1],"
-    " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], int64[::1], int64[::1], int64[::1],"
-    " float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64,"
-    " float64, boolean, float64, int64[::1], int64[::1], int64[::1], float64[::1], float64[::1], float64[::1],"
-    " float64[::1], float64[::1])"
+    "Tuple((int64, int64))(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1],"
+    " float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], int64[::1],"
+    " int64[::1], int64[::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64[::1],"
+    " float64, float64, float64, float64,"
+    " float64, boolean, float64, int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64[::1],"
+    " float64[::1], float64[::1], float64[::1])"
 )
 def item_options(
     product_start: Ints,
     product: Ints,
     has_lanes: Ints,
+    suits_lanes: Ints,
     attention: Ints,
     product_cycles: Floats,
     product_sram_bytes: Floats,
     fused_lane_cycles: Floats,
     lane_cycles: Floats,
     lane_sram_bytes: Floats,
+    alone_sram_bytes: Floats,
     steps: Floats,
     tensor_ladder: Ints,
     fused_ladder: Ints,
@@ -51,6 +60,7 @@ def item_options(
     fixed_bytes: Floats,
     macs: Floats,
     lane_work: Floats,
+    alone_work: Floats,
     macs_per_cycle: float,
     lanes: float,
     clock_hz: float,
@@ -58,6 +68,7 @@ def item_options(
     hbm_bytes_per_s: float,
     exposed: bool,
     fill_s: float,
+    on_lanes: Ints,
     option_start: Ints,
     tensor_cores: Ints,
     vector_cores: Ints,
@@ -78,22 +89,27 @@ def item_options(
     of the time C of its cores and H of its transfers. Later options that are not faster are left out, except that the
     last stays where its share of the SRAM saves HBM traffic.
 
+    Lanes compute the products of an item that suits them where they need fewer cycles, all of each counted.
+
     Args:
         product_start, product: CSR of the products of an item.
         has_lanes: [U] 1 where there is lane work.
+        suits_lanes: [U] 1 where lanes may compute the products.
         attention: [U] -1 where products are not chained.
         product_cycles, product_sram_bytes: [W, P + 1] of a product on at most p cores.
         fused_lane_cycles: [U, J] beside the tensor cores; lane_cycles: [U, L] alone.
-        lane_sram_bytes, steps: [U].
+        lane_sram_bytes, steps: [U]; alone_sram_bytes: [U] traffic of lanes alone.
         tensor_ladder, fused_ladder: [J] tensor cores and the vector cores beside them; vector_ladder: [L].
         tensor_reread: [J, U], vector_reread: [L, U] HBM bytes beyond `fixed_bytes` [U].
-        macs, lane_work: [U] multiply-accumulates and lane-cycles executed, the rooflines.
+        macs, lane_work: [U] multiply-accumulates and lane-cycles executed, the rooflines; alone_work: [U] lane-cycles
+            of lanes alone.
         macs_per_cycle, lanes: of one core.
         clock_hz: clock [Hz].
         start_s: added to every item that holds a core [s].
         hbm_bytes_per_s: sustained bandwidth [bytes/s].
         exposed: see `model.exposes_transfers`.
         fill_s: time in which buffers fill or empty [s].
+        on_lanes: out, [U] 1 where lanes compute the products.
         option_start: out, [U + 1]; tensor_core_s, vector_core_s: out, [U]; the others: out, at least U·max(J, L).
     """
     at = 0
@@ -101,6 +117,7 @@ def item_options(
         option_start[u] = at
         tensor_core_s[u] = 0.0
         vector_core_s[u] = 0.0
+        on_lanes[u] = 0
         first, last = product_start[u], product_start[u + 1]
         on_tensor_cores = last > first
         if not on_tensor_cores and has_lanes[u] == 0:
@@ -111,6 +128,16 @@ def item_options(
             sram_bytes[at] = 0.0
             at += 1
             continue
+        shown = 1.0 if exposed and attention[u] >= 0 else 1.0 / steps[u]
+        if on_tensor_cores and suits_lanes[u] == 1 and len(vector_ladder) > 0:
+            all_cores, cycles = len(tensor_ladder) - 1, 0.0
+            for index in range(first, last):
+                cycles += product_cycles[product[index], tensor_ladder[all_cores]]
+            if has_lanes[u] == 1:
+                cycles = pipelined_cycles(cycles, fused_lane_cycles[u, all_cores], shown)
+            if lane_cycles[u, len(vector_ladder) - 1] < cycles:
+                on_tensor_cores = False
+                on_lanes[u] = 1
         count = len(tensor_ladder) if on_tensor_cores else len(vector_ladder)
         start = at
         for j in range(count):
@@ -123,19 +150,17 @@ def item_options(
                     moved += product_sram_bytes[product[index], p]
                 if has_lanes[u] == 1:
                     q = fused_ladder[j]
-                    beside = fused_lane_cycles[u, j]
-                    shown = 1.0 if exposed and attention[u] >= 0 else 1.0 / steps[u]
-                    cycles = np.ceil(max(cycles, beside) + min(cycles, beside) * shown)
+                    cycles = pipelined_cycles(cycles, fused_lane_cycles[u, j], shown)
                 traffic = fixed_bytes[u] + tensor_reread[j, u]
             else:
                 q = vector_ladder[j]
-                cycles = lane_cycles[u, j]
+                cycles, moved = lane_cycles[u, j], alone_sram_bytes[u]
                 traffic = fixed_bytes[u] + vector_reread[j, u]
             if not (0.0 < cycles < np.inf) or not (0.0 <= traffic < np.inf) or not (0.0 <= moved < np.inf):
                 return NOT_POSITIVE, u
-            if macs[u] > cycles * p * macs_per_cycle * (1.0 + ROUNDING):
+            if on_tensor_cores and macs[u] > cycles * p * macs_per_cycle * (1.0 + ROUNDING):
                 return ABOVE_TENSOR_PEAK, u
-            if lane_work[u] > cycles * q * lanes * (1.0 + ROUNDING):
+            if (lane_work[u] if on_tensor_cores else alone_work[u]) > cycles * q * lanes * (1.0 + ROUNDING):
                 return ABOVE_VECTOR_PEAK, u
             duration = cycles / clock_hz
             if exposed:

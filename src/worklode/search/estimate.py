@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 def serial_times(
     tensor_core_s: Floats,
     vector_core_s: Floats,
+    lanes_alone_s: Floats,
     hbm_bytes: Floats,
     count: Floats,
     on_path: Floats,
@@ -37,14 +38,14 @@ def serial_times(
         split:     sum over operators of max(t/P, v/V, b/B)
         one-core:  max(sum over the path of max(t, v, b/B), sum t/P, sum v/V, sum b/B)
 
-    and where transfers show, sqrt(max(t, v)² + (b/B)²) in place of max(t, v, b/B); the start of an operator is added
-    to each.
-
-    with t, v core-seconds and b bytes of an operator, P, V cores and B bandwidth.
+    with t, v core-seconds and b bytes of an operator, P, V cores and B bandwidth. Where lanes may compute the products
+    too, in w core-seconds, w stands in for t and v if it is less, divided by the cores. Where transfers show it is
+    sqrt(max(t, v)² + (b/B)²) in place of max(t, v, b/B); the start of an operator is added to each.
 
     Args:
         tensor_core_s: [shapes, U] core-seconds of each item on one tensor core of each shape [s].
         vector_core_s: [widths, U] core-seconds on one vector core of each number of lanes [s].
+        lanes_alone_s: [widths, U] w, infinite where lanes may not compute the products [s].
         hbm_bytes: [sizes, U] traffic with each size of SRAM [bytes].
         count: [U] operators of each item; on_path: [U] those on the longest path.
         shape_of, width_of, size_of: [D] rows of the tables.
@@ -59,15 +60,18 @@ def serial_times(
     for d in range(designs):
         tensor = tensor_core_s[shape_of[d]]
         vector = vector_core_s[width_of[d]]
+        alone = lanes_alone_s[width_of[d]]
         traffic = hbm_bytes[size_of[d]]
         per_tensor, per_vector, per_byte = 1.0 / tensor_cores[d], 1.0 / vector_cores[d], 1.0 / hbm_bytes_per_s[d]
         chain, tensor_sum, vector_sum, traffic_sum = 0.0, 0.0, 0.0, 0.0
         for u in range(items):
             t, v, b = tensor[u], vector[u], traffic[u] * per_byte
             if share:
-                cores = max(t * per_tensor, v * per_vector)
+                cores = min(max(t * per_tensor, v * per_vector), alone[u] * per_vector)
                 chain += count[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
             else:
+                if alone[u] < max(t, v):
+                    t, v = 0.0, alone[u]
                 cores = max(t, v)
                 chain += on_path[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
                 tensor_sum += count[u] * t

@@ -52,6 +52,7 @@ class _WorkloadEstimator:
         items = len(evaluator.arrays.items)
         self.shapes = _Table(items, self._tensor_core_s)
         self.widths = _Table(items, self._vector_core_s)
+        self.alone = _Table(items, self._lanes_alone_s)
         self.sizes = _Table(items, self._hbm_bytes)
         self.on_path = self._path_counts()
 
@@ -60,10 +61,12 @@ class _WorkloadEstimator:
         axes = self.grid.axes
         shape_of = self.shapes.index(points[:, ROWS] * len(axes[COLS]) + points[:, COLS])
         width_of = self.widths.index(points[:, LANES])
+        self.alone.index(points[:, LANES])  # filled by the same keys, so its rows are those of `widths`
         size_of = self.sizes.index(points[:, SRAM])
         return serial_times(
             self.shapes.rows,
             self.widths.rows,
+            self.alone.rows,
             self.sizes.rows,
             self.evaluator.item_counts,
             self.on_path,
@@ -94,9 +97,13 @@ class _WorkloadEstimator:
         return self.evaluator.model.one_tensor_core_s(design)
 
     def _vector_core_s(self, key: int) -> Floats:
-        return self.evaluator.model.one_vector_core_s(
-            replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
-        )
+        return self.evaluator.model.one_vector_core_s(self._width(key))
+
+    def _lanes_alone_s(self, key: int) -> Floats:
+        return self.evaluator.model.lanes_alone_s(self._width(key))
+
+    def _width(self, key: int) -> Accelerator:
+        return replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
 
     def _hbm_bytes(self, key: int) -> Floats:
         return self.evaluator.model.item_hbm_bytes(int(self.grid.axes[SRAM][key]))

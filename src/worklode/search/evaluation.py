@@ -127,7 +127,7 @@ class Utilization:
     macs: float
 
     def to_dict(self) -> dict[str, float]:
-        """JSON form. `macs` is model FLOPs utilisation of the tensor cores: executed MACs over peak."""
+        """JSON form. `macs` is model FLOPs utilisation of the tensor cores: MACs executed on them over peak."""
         return {"tensor_core": self.tensor_core, "vector_core": self.vector_core, "hbm": self.hbm, "macs": self.macs}
 
 
