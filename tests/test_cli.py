@@ -40,7 +40,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_help_names_every_command_and_no_other(capsys: Captured) -> None:
     code, out, err = run(capsys, "--help")
     assert (code, err) == (0, "")
-    for command in ("models", "presets", "doctor", "capture", "evaluate", "mine", "validate"):
+    for command in ("models", "presets", "doctor", "capture", "evaluate", "mine", "validate", "explain-number"):
         assert f" {command} " in out
     for later in ("bench", "resume"):
         assert f" {later} " not in out

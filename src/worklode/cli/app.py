@@ -222,6 +222,39 @@ def compare(runs: options.RunFolders, json: options.Json = False) -> Outcome:
     return compare_runs(tuple(runs))
 
 
+@app.command("explain-number")
+def explain_number(
+    figure: options.Figure,
+    on: Annotated[str, typer.Option("--on", help="Preset or YAML file of an accelerator.", show_default=False)],
+    workload: options.OptionalWorkload = None,
+    batch: options.Batch = None,
+    seq_len: options.SeqLen = None,
+    optimizer: options.Optimizer = None,
+    dtype: options.Dtype = None,
+    recompute: options.Recompute = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    no_cache: options.NoCache = False,
+    technology: options.Technology = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Show where a figure comes from: a tree down to constants with unit and source."""
+    from worklode.cli.commands import StepOptions
+    from worklode.cli.explaining import run_explain
+
+    step = StepOptions(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer=optimizer,
+        dtype=dtype,
+        recompute=recompute,
+        accumulation_steps=accumulation_steps,
+        use_cache=not no_cache,
+        quiet=quiet,
+    )
+    return run_explain(figure, workload, step, on=on, technology=technology)
+
+
 @app.command()
 def validate(
     suites: options.Suites = None,

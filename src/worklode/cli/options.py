@@ -30,6 +30,12 @@ RunFolders = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Run directories, two or more.", show_default=False)
 ]
 
+FigureName = Literal["area", "tdp", "energy", "time"]
+Figure = Annotated[FigureName, typer.Argument(metavar="FIGURE", help="area, tdp, energy or time.", show_default=False)]
+OptionalWorkload = Annotated[
+    str | None, typer.Argument(metavar="[WORKLOAD]", help="What time and energy are of.", show_default=False)
+]
+
 Suites = Annotated[
     list[str] | None,
     typer.Argument(

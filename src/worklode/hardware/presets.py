@@ -143,6 +143,20 @@ def published(name: str) -> Published:
     )
 
 
+def field_sources(name: str) -> dict[str, str]:
+    """Where each field of a preset's accelerator comes from; a file of the user's has none.
+
+    Raises:
+        SpecError: unknown preset; the nearest names are offered.
+    """
+    found = {}
+    for key, entry in _preset_document(name, "preset")["accelerator"].items():
+        if isinstance(entry, dict):
+            field = (SHORT_KEYS.get(key) or TOTAL_KEYS.get(key) or (key,))[0]
+            found[field] = str(entry.get("source", ""))
+    return found
+
+
 def load_accelerator(path_or_name: str | Path, *, where: str = "accelerator") -> Accelerator:
     """The accelerator of a preset's name or of a YAML file.
 

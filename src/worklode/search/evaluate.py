@@ -165,20 +165,23 @@ class Evaluator:
             hbm_bytes_per_s=accelerator.sustained_hbm_bytes_per_s,
         )
 
+    def event_counts(self, step: ScheduledStep) -> tuple[tuple[str, float, str], ...]:
+        """(part of the energy, how many events, field of `EnergyConstants` that each costs) of one iteration."""
+        macs = float(step.costs.macs @ self.item_counts)
+        chosen = step.schedule.option
+        return (
+            ("macs", macs, "mac_j"),
+            ("operand_delivery", macs, "mac_operand_j"),
+            ("vector_lanes", float(step.costs.lane_ops @ self.item_counts), "lane_op_j"),
+            ("sram", float(step.costs.sram_bytes[chosen].sum()), "sram_byte_j"),
+            ("hbm", float(step.costs.hbm_bytes[chosen].sum()), "hbm_byte_j"),
+            ("static", step.schedule.makespan_s, "static_w"),
+        )
+
     def _energy_parts(self, step: ScheduledStep, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
         """Energy of one iteration by part [J]: counts of the chosen options times energy per event, and leakage."""
         constants = energy_constants(accelerator, self.technology)
-        macs = float(step.costs.macs @ self.item_counts)
-        lane_ops = float(step.costs.lane_ops @ self.item_counts)
-        chosen = step.schedule.option
-        return (
-            ("macs", macs * constants.mac_j),
-            ("operand_delivery", macs * constants.mac_operand_j),
-            ("vector_lanes", lane_ops * constants.lane_op_j),
-            ("sram", float(step.costs.sram_bytes[chosen].sum()) * constants.sram_byte_j),
-            ("hbm", float(step.costs.hbm_bytes[chosen].sum()) * constants.hbm_byte_j),
-            ("static", constants.static_w * step.schedule.makespan_s),
-        )
+        return tuple((part, count * getattr(constants, event)) for part, count, event in self.event_counts(step))
 
     def _bound_by(
         self, step: ScheduledStep, analysis: ScheduleAnalysis, accelerator: Accelerator
