@@ -112,6 +112,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write a run directory with the trace here.", show_default=False)
     ] = None,
+    uncertainty: options.Uncertainty = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -128,7 +129,7 @@ def evaluate(
         use_cache=not no_cache,
         quiet=quiet,
     )
-    return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out)
+    return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out, uncertain=uncertainty)
 
 
 @app.command()
@@ -174,6 +175,7 @@ def mine(
         Path | None,
         typer.Option("--out", "-o", help="Run directory; default runs/WORKLOAD-N here.", show_default=False),
     ] = None,
+    uncertainty: options.Uncertainty = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -202,6 +204,7 @@ def mine(
         mode=mode,
         technology=technology,
         out=out,
+        uncertain=uncertainty,
     )
     return run_mine(tuple(workloads), step, request)
 

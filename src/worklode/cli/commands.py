@@ -60,6 +60,7 @@ class MineRequest:
     mode: ModeName
     technology: Path | None
     out: Path | None
+    uncertain: bool = False
 
 
 def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bool) -> Outcome:
@@ -90,7 +91,14 @@ def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bo
 
 
 def run_evaluate(
-    workload: str, step: StepOptions, *, on: str, mode: ModeName, technology: Path | None, out: Path | None
+    workload: str,
+    step: StepOptions,
+    *,
+    on: str,
+    mode: ModeName,
+    technology: Path | None,
+    out: Path | None,
+    uncertain: bool = False,
 ) -> Outcome:
     """Put a workload on an accelerator; write a run directory where asked."""
     from worklode import api
@@ -110,6 +118,10 @@ def run_evaluate(
 
     evaluator = api.evaluator(graph, mode=mode, technology=constants)
     document = evaluator.evaluate(accelerator).to_dict()
+    if uncertain:
+        from worklode.search.uncertainty import uncertainty
+
+        document["uncertainty"] = uncertainty(evaluator, accelerator)
     messages: tuple[str, ...] = ()
     if out is not None:
         content = RunContent(
@@ -192,6 +204,13 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     document = result.to_dict()
     # An infeasible result evaluated nothing that could describe the workloads.
     document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in captured]
+    if request.uncertain and result.best is not None:
+        from worklode.search.uncertainty import confidence, uncertainty
+
+        document["uncertainty"] = uncertainty(evaluators[0], result.best.accelerator)
+        if baseline is not None:
+            assert constants is not None
+            document["confidence"] = confidence(result.best.accelerator, baseline, constants)
     path = _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
     document["run_directory"] = str(path)
 

@@ -83,6 +83,12 @@ Technology = Annotated[
     typer.Option("--technology", help="YAML file laid over the built-in technology constants.", show_default=False),
 ]
 
+Uncertainty = Annotated[
+    bool,
+    typer.Option(
+        "--uncertainty", help="Draw constants from their ranges and say how far figures move.", rich_help_panel=_OUTPUT
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON document on standard output, nothing else there.", rich_help_panel=_OUTPUT),

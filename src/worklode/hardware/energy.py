@@ -47,22 +47,28 @@ def energy_constants(accelerator: Accelerator, technology: Technology) -> Energy
     Raises:
         InternalError: an energy is negative or not finite.
     """
-    node, family = accelerator.node_nm, accelerator.family
-    constants = EnergyConstants(
-        mac_j=energy_per_mac_j(technology, node, accelerator.mac_dtype),
-        mac_operand_j=float(operand_energy_per_cycle_j(accelerator, technology))
-        / (accelerator.tensor_core_rows * accelerator.tensor_core_cols),
-        lane_op_j=float(energy_per_lane_op_j(technology, node, family, lane_register_bytes(accelerator))),
-        sram_byte_j=float(sram_access_energy_per_byte_j(accelerator, technology)),
-        hbm_byte_j=float(hbm_energy_per_byte_j(technology, accelerator.hbm_stack_bytes_per_s)),
-        link_byte_j=technology.value("link_energy_per_byte"),
-        static_w=leakage_w(accelerator, technology) + technology.at(f"fixed_power_{family}", node),
-    )
+    found = event_energies(accelerator, technology)
+    constants = EnergyConstants(**{name: float(value) for name, value in found.items()})
     for part in fields(constants):
         value = getattr(constants, part.name)
         if not np.isfinite(value) or value < 0:
             raise InternalError(f"energy constant {part.name} is {value}")
     return constants
+
+
+def event_energies(design: Design, technology: Technology) -> dict[str, Any]:
+    """Energies of `EnergyConstants` by name, also of constants that are arrays of draws; unchecked."""
+    node, family = design.node_nm, design.family
+    return {
+        "mac_j": energy_per_mac_j(technology, node, design.mac_dtype),
+        "mac_operand_j": operand_energy_per_cycle_j(design, technology)
+        / (design.tensor_core_rows * design.tensor_core_cols),
+        "lane_op_j": energy_per_lane_op_j(technology, node, family, lane_register_bytes(design)),
+        "sram_byte_j": sram_access_energy_per_byte_j(design, technology),
+        "hbm_byte_j": hbm_energy_per_byte_j(technology, design.hbm_stack_bytes_per_s),
+        "link_byte_j": technology.value("link_energy_per_byte"),
+        "static_w": leakage_parts_w(design, technology) + technology.at(f"fixed_power_{family}", node),
+    }
 
 
 def energy_per_mac_j(technology: Technology, node_nm: int, dtype: str) -> float:
@@ -141,9 +147,12 @@ def hbm_energy_per_byte_j(technology: Technology, stack_bytes_per_s: Any) -> Any
     HBM3e at theirs; then the controller and the way across the die. The DRAM of an `embedded` engine and the way to it
     belong to the system around it; its accesses still cost, so the energy is the same and only its power is not in TDP.
     """
-    rates = [technology.value(f"{generation}_stack_rate") for generation in ("hbm2", "hbm3", "hbm3e")]
-    energies = [technology.value(f"{generation}_energy_per_byte") for generation in ("hbm", "hbm3", "hbm3e")]
-    return np.interp(stack_bytes_per_s, rates, energies) + technology.value("hbm_path_energy_per_byte")
+    first, second, third = (technology.value(f"{generation}_stack_rate") for generation in ("hbm2", "hbm3", "hbm3e"))
+    hbm2, hbm3, hbm3e = (technology.value(f"{name}_energy_per_byte") for name in ("hbm", "hbm3", "hbm3e"))
+    to_hbm3 = np.clip((stack_bytes_per_s - first) / (second - first), 0.0, 1.0)
+    to_hbm3e = np.clip((stack_bytes_per_s - second) / (third - second), 0.0, 1.0)
+    device = hbm2 + (hbm3 - hbm2) * to_hbm3 + (hbm3e - hbm3) * to_hbm3e
+    return device + technology.value("hbm_path_energy_per_byte")
 
 
 def leakage_parts_w(design: Design, technology: Technology) -> Any:

@@ -20,6 +20,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
     """What `evaluate` prints: the workload, the design and its figures, area and power by part, memory, warnings."""
     yield _title("Evaluation", document)
     yield _figures(("", ""), lambda row: (row.text(document),))
+    yield from _uncertainty(document)
     yield from _split_tables(document)
     yield from _notes(document)
 
@@ -34,6 +35,7 @@ def mining_report(document: Document) -> Iterator[RenderableType]:
     yield _comparison(best, document.get("budget_baseline"))
     yield from _per_workload(best, document.get("budget_baseline"))
     yield from _verdict(document)
+    yield from _uncertainty(document)
     yield from _split_tables(best)
     yield from _top_k(document.get("top_k", ()))
     yield from _search(document)
@@ -205,6 +207,33 @@ def _verdict(document: Document) -> Iterator[RenderableType]:
         sentences.append(f"Proven: {proof}.")
     if sentences:
         yield Text("\n" + " ".join(sentences), style="bold green")
+
+
+_SPREADS = (("area", "area_mm2", area), ("TDP", "tdp_w", power), ("energy", "energy_j", si("J")))
+
+
+def _uncertainty(document: Document) -> Iterator[RenderableType]:
+    """How far figures move when constants are drawn from their ranges."""
+    from rich.text import Text
+
+    found = document.get("uncertainty")
+    if not found:
+        return
+    rows = []
+    for label, name, write in (*_SPREADS, ("iteration time", "iteration_time_s", seconds)):
+        spread = found[name] or {}
+        cells = {column: write(spread.get(key)) for column, key in (("5 %", "p5"), ("median", "p50"), ("95 %", "p95"))}
+        rows.append({"uncertainty": label, **cells})
+    yield ""
+    yield listing(rows, right=("5 %", "median", "95 %"))
+    if found["iteration_time_s"] is None:
+        yield Text("iteration time: no efficiency was measured for this chip, so no range is known", style="dim")
+    sure = document.get("confidence")
+    if sure:
+        yield Text(
+            f"Within the budget's own area in {percent(sure['keeps_area'])} of the draws, its TDP in "
+            f"{percent(sure['keeps_tdp'])}, both in {percent(sure['keeps_both'])}."
+        )
 
 
 def _split_tables(document: Document) -> Iterator[RenderableType]:
