@@ -207,11 +207,12 @@ def test_all_faults_at_once_with_place_value_and_near_names(tmp_path: Path) -> N
         "accelerator.tensor_core_cols": "must be a whole number",
         "accelerator.num_vector_cores": "must be a number",
         "accelerator.vector_lanes": "must be a number",
+        "accelerator.sram": "the unit is missing",
         "accelerator.sram_bytes": "says the same as sram",
         "accelerator.hbm_stack": "unknown or ambiguous unit 'GiX' of size",
         "accelerator.hbm_stack_bandwidth": "bandwidth cannot be negative",
         "accelerator.clock": "not a quantity of frequency",
-        "accelerator.node_nm": "is outside the scaling table",
+        "accelerator.node_nm": "is out of range",
         "accelerator.mac_dtype": "unknown value",
         "accelerator.family": "unknown value",
         "accelerator.spare_fraction": "is out of range",
@@ -224,6 +225,39 @@ def test_all_faults_at_once_with_place_value_and_near_names(tmp_path: Path) -> N
     assert found["accelerator.node_nm"].allowed == "3 to 130 nm"
     assert "bfloat16" in found["accelerator.mac_dtype"].allowed
     assert all(fault.where == str(path) for fault in found.values())
+
+
+def test_plain_numbers_only_where_the_key_has_the_unit(tmp_path: Path) -> None:
+    """`sram: 32` could be bytes or MiB, `clock: 940` Hz or MHz: nothing is guessed."""
+    text = "base: tpuv2\naccelerator: {sram: 32, clock: 940, hbm_stack: 8, hbm_bandwidth: 700, node: 7}\n"
+    with pytest.raises(SpecError) as caught:
+        load_accelerator(write(tmp_path, text))
+    assert [fault.problem for fault in caught.value.faults] == ["the unit is missing"] * 5
+    in_base_units = "base: tpuv2\naccelerator: {sram_bytes: 1048576, clock_hz: 9.4e8, hbm_bytes_per_s: 7.0e+11}\n"
+    assert load_accelerator(write(tmp_path, in_base_units)).sram_bytes == 2**20
+
+
+def test_numbers_beyond_all_silicon_are_refused(tmp_path: Path) -> None:
+    text = (
+        "base: tpuv2\naccelerator: {sram: 9000PiB, clock: 1e200Hz, hbm_stack: 1e30B, hbm_stack_bandwidth: 1e-9B/s,"
+        " operator_start: 1h, tensor_core_rows: 99999999999999999999999}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_accelerator(write(tmp_path, text))
+    assert [fault.problem for fault in caught.value.faults] == ["is out of range"] * 6
+    sram, *_ = caught.value.faults
+    assert sram.allowed == "1 to 1.1e+12 B"
+
+
+def test_a_file_of_aliases_or_brackets_ends_in_one_short_line(tmp_path: Path) -> None:
+    """A hundred million entries behind nine aliases, and a hundred thousand open brackets."""
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
+    with pytest.raises(SpecError) as caught:
+        load_accelerator(write(tmp_path, "\n".join(levels) + "\nbase: tpuv2\nsram: *a7\n"))
+    assert max(len(str(fault)) for fault in caught.value.faults) < 2000
+    with pytest.raises(SpecError, match="is nested too deeply"):
+        load_accelerator(write(tmp_path, "[" * 5000 + "]" * 5000))
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", "just text\n", "accelerator: 5\n", "accelerator:\n"])

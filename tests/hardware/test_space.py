@@ -140,6 +140,21 @@ def test_every_fault_of_a_space_is_reported() -> None:
         ("space.sram_bytes", "says the same as sram"),
         ("space.hbm_stacks.until", "unknown key"),
         ("space.hbm_stacks.to", "must be a number"),
-        ("space.node_nm", "is outside the scaling table"),
+        ("space.sram[1]", "the unit is missing"),
+        ("space.node_nm", "is out of range"),
         ("space.mac_dtype", "unknown value"),
     }
+
+
+def test_a_space_that_fits_no_memory_is_refused() -> None:
+    wide = {"from": 1, "to": 1000}
+    with pytest.raises(SpecError, match=r"has too many designs \(found \d+\); allowed: 100000000 at most"):
+        space_from_mapping({"tensor_core_rows": wide, "tensor_core_cols": wide}, default_space())
+
+
+def test_ranges_of_quantities_are_in_keys_with_units() -> None:
+    base = default_space()
+    space = space_from_mapping({"sram_bytes": {"from": 2**20, "to": 3 * 2**20, "step": 2**20}}, base)
+    assert space.sram_bytes == (2**20, 2 * 2**20, 3 * 2**20)
+    with pytest.raises(SpecError, match=r"space.sram: a range has no units .* allowed: a list, or sram_bytes"):
+        space_from_mapping({"sram": {"from": 1, "to": 3}}, base)

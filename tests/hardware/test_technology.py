@@ -17,7 +17,7 @@ from worklode.hardware import spec_file
 from worklode.hardware.presets import PRESETS_FOLDER
 from worklode.hardware.scaling import dynamic_energy_scale, logic_area_scale, sram_area_scale, switching_energy
 from worklode.hardware.spec_file import PARSED_FILE, read_yaml
-from worklode.hardware.technology import SCALES, STATUSES, TECHNOLOGY_FILE, Technology, load_technology
+from worklode.hardware.technology import SCALES, STATUSES, TECHNOLOGY_FILE, UNITS, Technology, load_technology
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("WORKLODE_DATA", ROOT.parent / "shared" / "data"))
@@ -120,6 +120,38 @@ def test_overlay_changes_named_constants_only(tmp_path: Path, technology: Techno
         if constant.name not in ours.overlaid:
             assert ours.constant(constant.name) == constant
     assert load_technology().overlaid == ()
+
+
+def test_plain_numbers_of_an_overlay_are_in_the_unit_of_the_shipped_file(
+    tmp_path: Path, technology: Technology
+) -> None:
+    """Every constant written back with its number alone is itself: 0.59 pJ stays 0.59 pJ, not 0.59 J."""
+    names = [constant.name for constant in technology.constants]
+    written = {
+        name: technology.constant(name).value / UNITS[technology.constant(name).written_unit][0] for name in names
+    }
+    path = tmp_path / "same.yaml"
+    path.write_text("constants:\n" + "".join(f"  {name}: {value!r}\n" for name, value in written.items()))
+    same = load_technology(path)
+    for name in names:
+        assert same.constant(name).value == pytest.approx(technology.constant(name).value), name
+    assert technology.constant("mac_energy_bfloat16").written_unit == "pJ"
+
+
+def test_overlay_takes_units_in_the_value(tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
+    path.write_text("constants:\n  mac_energy_bfloat16: 450 fJ\n  hbm_phy_area: 7.5mm2\n  hbm2_stack_rate: 3e11B/s\n")
+    ours = load_technology(path)
+    assert ours.constant("mac_energy_bfloat16").value == pytest.approx(0.45e-12)
+    assert ours.value("hbm_phy_area") == 7.5
+    assert ours.value("hbm2_stack_rate") == 3e11
+    path.write_text("constants:\n  hbm_phy_area: 5W\n  hbm2_stack_rate: 1e300\n  lane_op_energy: fast\n")
+    with pytest.raises(SpecError) as caught:
+        load_technology(path)
+    said = str(caught.value)
+    assert "hbm_phy_area.unit: does not fit hbm_phy_area" in said
+    assert "hbm2_stack_rate.value: is out of range (found 1e+300)" in said
+    assert "lane_op_energy: is no value of a constant (found 'fast'); allowed: a number in pJ" in said
 
 
 def test_overlay_reports_every_fault_with_near_names(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ _MAY_BE_ZERO = (
 )
 _MOST_COUNT = 2**31 - 1
 """Counts above this are typing errors, and would overflow sums of products."""
+_RANGES: dict[str, tuple[float, float]] = {
+    "B": (1, 2**40),
+    "B/s": (1, 1e15),
+    "Hz": (1, 1e12),
+    "s": (0, 1),
+    "nm": NODE_RANGE_NM,
+}
+"""Least and most of a quantity by its base unit. Outside is a typing error, and far outside overflows; for nodes it is
+the scaling table."""
 _SECTIONS = ("name", "title", "base", "accelerator", "mapping", "published")
 _PUBLISHED_KEYS = ("area_mm2", "tdp_w", "idle_w", "max_measured_w", "shares")
 
@@ -229,7 +238,7 @@ def _accelerator(document: object, where: str) -> Accelerator:
             reader.fault(path, f"says the same as {given[field]}", allowed="one of them")
             continue
         given[field] = key
-        value = field_value(reader, field, _plain(reader, entry, path), path)
+        value = field_value(reader, key, _plain(reader, entry, path), path)
         if value is None:
             refused.add(field)
         else:
@@ -262,19 +271,25 @@ def _plain(reader: SpecReader, entry: object, path: str) -> object:
     return items.get("value")
 
 
-def field_value(reader: SpecReader, field: str, value: object, path: str) -> Any:
-    """Value of one field of `Accelerator`, checked; None after noting a fault."""
+def field_value(reader: SpecReader, key: str, value: object, path: str) -> Any:
+    """Value of one field of `Accelerator` given under one of its keys, checked; None after noting a fault.
+
+    A plain number is taken where the key carries the unit (`sram_bytes: 65536`), and refused where it does not:
+    `sram: 32` could be bytes or MiB.
+    """
+    short = {**SHORT_KEYS, **TOTAL_KEYS}.get(key)
+    field = short[0] if short else key
     if field in _DIMENSIONS:
-        zero = field in _MAY_BE_ZERO
-        number = reader.quantity(value, _DIMENSIONS[field], path, allow_zero=zero, bare=True)
+        dimension = _DIMENSIONS[field]
+        bare = key not in SHORT_KEYS and key not in ("hbm", "hbm_bandwidth")
+        number = reader.quantity(value, dimension, path, allow_zero=field in _MAY_BE_ZERO, bare=bare)
         if number is None:
             return None
-        if field == "node_nm" and not NODE_RANGE_NM[0] <= number <= NODE_RANGE_NM[1]:
-            reader.fault(
-                path, "is outside the scaling table", value=value, allowed="{} to {} nm".format(*NODE_RANGE_NM)
-            )
+        least, most = _RANGES[dimension.base]
+        if number != 0 and not least <= number <= most:
+            reader.fault(path, "is out of range", value=value, allowed=f"{least:.4g} to {most:.4g} {dimension.base}")
             return None
-        return int(number) if _DIMENSIONS[field].whole else number
+        return int(number) if dimension.whole else number
     if field in _WHOLE_FIELDS:
         return reader.whole(value, path, least=1, most=_MOST_COUNT)
     if field == "num_links":

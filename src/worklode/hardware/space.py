@@ -56,6 +56,10 @@ one stack where the memory belongs to the system."""
 DEFAULT_BASE = "tpuv4"
 """Node, clock and memory of designs when only area and power are given: the newest preset of the systolic family."""
 
+MOST_DESIGNS = 100_000_000
+"""Designs of a space, at most: area and power of all of them as arrays take 0.8 GB each then. (Measured: a search took
+43 s and 2.4 GB on a space of 2e10, and explaining infeasible limits there ran out of 16 GB.)"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignSpace:
@@ -207,11 +211,15 @@ def space_from_mapping(mapping: object, base: DesignSpace, *, where: str = "spac
             continue
         given[field] = key
         if field in SEARCHED_FIELDS:
-            changes[field] = _legal_set(reader, field, entry, place)
+            changes[field] = _legal_set(reader, key, entry, place)
         else:
-            changes[field] = field_value(reader, field, entry, place)
+            changes[field] = field_value(reader, key, entry, place)
     reader.finish()
-    return replace(base, **changes)
+    space = replace(base, **changes)
+    if space.size > MOST_DESIGNS:
+        reader.fault(path, "has too many designs", value=space.size, allowed=f"{MOST_DESIGNS} at most: larger steps")
+        reader.finish()
+    return space
 
 
 def load_space(path: Path | str, base: DesignSpace) -> DesignSpace:
@@ -226,14 +234,19 @@ def load_space(path: Path | str, base: DesignSpace) -> DesignSpace:
     return space_from_mapping(document, base, where=str(path), path="")
 
 
-def _legal_set(reader: SpecReader, field: str, entry: object, path: str) -> tuple[int, ...]:
-    """Values of one searched field, ascending and distinct; faults are noted in `reader`."""
+def _legal_set(reader: SpecReader, key: str, entry: object, path: str) -> tuple[int, ...]:
+    """Values of one searched field under one of its keys, ascending and distinct; faults are noted in `reader`."""
+    if isinstance(entry, dict) and key in SHORT_KEYS:
+        reader.fault(
+            path, "a range has no units", value=entry, allowed=f"a list, or {SHORT_KEYS[key][0]}: {{from, to}}"
+        )
+        return ()
     if isinstance(entry, dict):
         entry = _range(reader, entry, path)
     listed = entry if isinstance(entry, list) else [entry]
     if not listed:
         reader.fault(path, "no value is legal", allowed="at least one")
-    values = [field_value(reader, field, value, f"{path}[{index}]") for index, value in enumerate(listed)]
+    values = [field_value(reader, key, value, f"{path}[{index}]") for index, value in enumerate(listed)]
     known = [int(value) for value in values if value is not None]
     repeated = sorted({value for value in known if known.count(value) > 1})
     if repeated:

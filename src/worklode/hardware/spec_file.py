@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from worklode.units import Dimension, parse_quantity
 PARSED_FILE = "parsed.json"
 """Parsed forms of the YAML files of a folder, by name, each with the SHA-256 of the text it was made from. Parsing YAML
 costs 50 ms and more; a stale or missing entry is ignored and the YAML parsed."""
+
+_SHORT = reprlib.Repr()
+"""How a value found in a file is quoted: two levels of eight entries, so that a file of aliases cannot fill the screen."""
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 8, 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def near_names(name: str, options: Iterable[str]) -> str:
@@ -59,6 +65,8 @@ def _parse(data: bytes, where: str) -> Any:
         return YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SpecError(Fault(where=where, path=f"byte {error.start}", problem="not UTF-8 text")) from None
+    except RecursionError:
+        raise SpecError(Fault(where=where, problem="is nested too deeply")) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -93,7 +101,7 @@ class SpecReader:
 
     def fault(self, path: str, problem: str, *, value: object = None, allowed: str = "") -> None:
         """Note one fault."""
-        text = "" if value is None else repr(value)
+        text = "" if value is None else _SHORT.repr(value)
         self.faults.append(Fault(where=self.where, path=path, value=text, problem=problem, allowed=allowed))
 
     def finish(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -36,6 +37,9 @@ SCALES: Mapping[str, Callable[[Sequence[Node], float], float] | None] = {
     "none": None,
 }
 STATUSES = ("seen", "derived", "secondary", "general", "assumption", "fitted", "overlay")
+_MOST = 1e15
+"""Values above this, in the unit they are written in, are typing errors and would overflow sums."""
+_QUANTITY = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z][A-Za-z0-9/]*)\s*")
 _FIELDS = ("value", "unit", "node_nm", "scales", "low", "high", "date", "status", "source")
 
 
@@ -46,6 +50,7 @@ class Constant:
     Attributes:
         value, low, high: value and range of what it could as well be, in `unit`.
         unit: mm2, J, W, B, B/s or ratio.
+        written_unit: unit it has in its file, a key of `UNITS`; what a plain number of an overlay is in.
         node_nm: node the value is for [nm], None where it does not scale.
         scales: rule that takes it to another node, a key of `SCALES`.
         source, date, status: where it comes from, year of the source, how it is known (one of `STATUSES`).
@@ -56,6 +61,7 @@ class Constant:
     low: float
     high: float
     unit: str
+    written_unit: str
     node_nm: int | None
     scales: str
     source: str
@@ -122,7 +128,8 @@ def load_technology(overlay: Path | str | None = None) -> Technology:
     """Shipped technology constants, with a private overlay file laid over them where given.
 
     Args:
-        overlay: YAML with `constants: {name: value}` or `constants: {name: {value, unit, source, ...}}`.
+        overlay: YAML with `constants: {name: value}` or `constants: {name: {value, unit, source, ...}}`. A value is a
+            number in the unit the shipped file writes, or text with a unit of the same kind (`450fJ`).
 
     Raises:
         SpecError: the overlay cannot be read or names unknown constants, units or keys; every fault is listed.
@@ -156,13 +163,16 @@ def _constant(reader: SpecReader, name: str, entry: object, base: Constant | Non
             reader.fault(join(path, key), "is missing")
         if len(reader.faults) > noted:
             return None
-    unit = reader.text(items["unit"], join(path, "unit"), UNITS) if "unit" in items else base.unit if base else None
+    given = items.get("unit", base.written_unit if base else None)
+    unit = None if given is None else reader.text(given, join(path, "unit"), UNITS)
     factor, base_unit = UNITS.get(unit or "", (1.0, ""))
     if base is not None and unit is not None and base_unit != base.unit:
         allowed = ", ".join(listed for listed, (_, result) in UNITS.items() if result == base.unit)
         reader.fault(join(path, "unit"), f"does not fit {name}", value=unit, allowed=allowed)
     numbers = {
-        key: reader.number(items[key], join(path, key), least=0.0) for key in ("value", "low", "high") if key in items
+        key: reader.number(items[key], join(path, key), least=0.0, most=_MOST)
+        for key in ("value", "low", "high")
+        if key in items
     }
     if base is not None and "value" not in items:
         reader.fault(join(path, "value"), "is missing")
@@ -177,7 +187,7 @@ def _constant(reader: SpecReader, name: str, entry: object, base: Constant | Non
     if len(reader.faults) > noted:
         return None
     assert numbers["value"] is not None and scales is not None and status is not None and source is not None
-    assert date is not None
+    assert date is not None and unit is not None
     value = numbers["value"] * factor
     low = value if numbers.get("low") is None else float(numbers["low"] or 0.0) * factor
     high = value if numbers.get("high") is None else float(numbers["high"] or 0.0) * factor
@@ -185,9 +195,21 @@ def _constant(reader: SpecReader, name: str, entry: object, base: Constant | Non
         reader.fault(path, "the value is outside its own range low to high", value=items["value"])
         return None
     return Constant(
-        name=name, value=value, low=low, high=high, unit=base_unit, node_nm=node_nm, scales=scales, source=source,
-        date=date, status=status,
+        name=name, value=value, low=low, high=high, unit=base_unit, written_unit=unit, node_nm=node_nm, scales=scales,
+        source=source, date=date, status=status,
     )  # fmt: skip
+
+
+def _as_mapping(entry: object) -> object:
+    """The long form of `1.2` and `450fJ`; anything else as it is."""
+    if isinstance(entry, int | float) and not isinstance(entry, bool):
+        return {"value": entry}
+    if isinstance(entry, str) and (match := _QUANTITY.fullmatch(entry)):
+        try:
+            return {"value": float(match[1]), "unit": match[2]}
+        except ValueError:
+            return entry
+    return entry
 
 
 def _node(reader: SpecReader, row: Any, path: str) -> Node | None:
@@ -220,8 +242,12 @@ def _overlaid(shipped: Technology, path: Path) -> Technology:
                 join("constants", name), "unknown constant", value=name, allowed=near_names(name, shipped._index)
             )
             continue
-        plain = isinstance(entry, int | float) and not isinstance(entry, bool)
-        constant = _constant(reader, name, {"value": entry} if plain else entry, base)
+        items = _as_mapping(entry)
+        if not isinstance(items, dict):
+            allowed = f"a number in {base.written_unit}, text with a unit, or {{value: ..., unit: ..., source: ...}}"
+            reader.fault(join("constants", name), "is no value of a constant", value=entry, allowed=allowed)
+            continue
+        constant = _constant(reader, name, items, base)
         if constant is not None:
             changed[name] = constant
     reader.finish()
