@@ -19,7 +19,7 @@ PARSED_FILE = "parsed.json"
 costs 50 ms and more; a stale or missing entry is ignored and the YAML parsed."""
 
 _SHORT = reprlib.Repr()
-"""How a value found in a file is quoted: two levels of eight entries, so that a file of aliases cannot fill the screen."""
+"""How a value found in a file is quoted: two levels of eight entries, so that aliases cannot fill the screen."""
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 8, 8
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
