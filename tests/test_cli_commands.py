@@ -94,11 +94,13 @@ def test_evaluate_matches_the_contract(capsys: Captured) -> None:
     assert table.startswith(f"Evaluation: net.py:make on {BUDGET}\n")
 
 
-def test_one_core_is_never_faster(capsys: Captured) -> None:
+def test_one_core_is_hardly_ever_faster(capsys: Captured) -> None:
+    """Every option of one-core is one of split's; a list scheduler may still make a little less of more options."""
     split = document(capsys, "evaluate", "net.py:make", "--on", "tpuv3")
     one = document(capsys, "evaluate", "net.py:make", "--on", "tpuv3", "--mode", "one-core")
     assert (split["mode"], one["mode"]) == ("split", "one-core")
-    assert one["iteration_time_s"] >= split["iteration_time_s"]
+    assert one["iteration_time_s"] >= 0.99 * split["iteration_time_s"]
+    assert one["lower_bound_s"] >= split["lower_bound_s"]
 
 
 def test_mine_writes_a_complete_run(capsys: Captured) -> None:
