@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch", reason="torch is an extra of the package")
 from worklode.frontend import zoo  # noqa: E402
 from worklode.frontend.api import capture  # noqa: E402
 from worklode.frontend.options import CaptureOptions  # noqa: E402
+from worklode.frontend.zoo.recommendation import CRITEO_KAGGLE_ROWS  # noqa: E402
+from worklode.graph.memory import memory_footprint  # noqa: E402
 from worklode.graph.operator import Phase, TensorRole  # noqa: E402
 
 from .conftest import ZooModel  # noqa: E402
@@ -66,6 +68,29 @@ def test_a_gpt3_layer_keeps_what_korthikanti_et_al_count(models: Mapping[str, Zo
     statistics = 4 * heads * tokens + 2 * 2 * 4 * tokens  # log-sum-exp; mean and deviation of two norms; fp32
     random_state = 2 * 8  # seed and offset of attention's dropout
     assert sum(kept.values()) == 34 * tokens * width + statistics + random_state
+
+
+def test_a_step_of_dlrm_touches_the_rows_looked_up(models: Mapping[str, ZooModel]) -> None:
+    """Counted by hand: one id a sample and table, rows of 16 bfloat16; a table of at most 64 KiB is moved whole."""
+    graph = models["dlrm"].graph
+    batch, row, index = 2048, 16 * 2, 8
+    for number, rows in enumerate(CRITEO_KAGGLE_ROWS):
+        forward, backward, update = (o for o in graph.operators if o.module == f"tables.{number}")
+        touched, looked_up, ids = min(batch, rows) * row, batch * row, batch * index
+        scattered = rows * row > 64 * 1024
+        assert [access.bytes for access in forward.reads] == [touched, ids, ids]  # and where each bag begins
+        assert forward.work.random_accesses == scattered * batch
+        assert [access.bytes for access in backward.reads] == [looked_up, ids]  # the bag of each id
+        assert [access.bytes for access in backward.writes] == [looked_up]
+        assert update.phase is Phase.OPTIMIZER
+        assert [access.bytes for access in update.reads] == [touched, ids, looked_up]
+        assert [access.bytes for access in update.writes] == [touched]
+        assert update.work.random_accesses == scattered * 2 * batch
+        assert update.work.random_access_bytes == scattered * row
+        assert update.work.simple_ops == 2 * batch * 16
+    perceptrons = graph.info.parameters - 16 * sum(CRITEO_KAGGLE_ROWS)
+    assert memory_footprint(graph).gradients == len(CRITEO_KAGGLE_ROWS) * batch * row + 2 * perceptrons
+    assert sum(a.bytes for o in graph.operators for a in (*o.reads, *o.writes)) < 0.15e9
 
 
 def example(name: str) -> Any:

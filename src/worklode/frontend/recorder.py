@@ -43,7 +43,7 @@ _ALLOCATIONS = frozenset(
 _CONSTANTS = frozenset(("lift", "lift_fresh", "lift_fresh_copy"))
 """Packets that bring a number written in the program (`torch.tensor(3)`) into the step."""
 
-_QUESTIONS = frozenset(("sparse_dim", "dense_dim", "is_coalesced", "_nnz"))
+_QUESTIONS = frozenset(("sparse_dim", "dense_dim", "is_coalesced", "_nnz", "_has_compatible_shallow_copy_type"))
 """Packets that ask a sparse tensor what it is."""
 
 _DEVICE = torch.ops.prim.device.default
@@ -203,7 +203,7 @@ class StepRecorder(TorchDispatchMode):
             module = stack[-1] if stack else self._module_of(node)
             self._mark(module)
             return Phase.RECOMPUTE, module
-        if node is not None and type(node).__name__ == "AccumulateGrad":
+        if _accumulates_gradient():
             return Phase.ACCUMULATE, self._last_module
         self._last_module = self._module_of(node)
         return Phase.BACKWARD, self._last_module
@@ -273,8 +273,9 @@ class StepRecorder(TorchDispatchMode):
         """Run an operator on a sparse tensor as the dense operators on its entries, each of which is recorded."""
         if self.phase is not None and operator.name == "aten._coalesce":
             self._note(sparse.KEEPS_ALL)
+        rules = sparse.RULES | sparse.ACCUMULATING if _accumulates_gradient() else sparse.RULES
         with self:
-            return sparse.RULES[operator.name](*args, **kwargs)
+            return rules[operator.name](*args, **kwargs)
 
     def _ask_torch(self, func: OpOverload, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have torch work out the result; one that is only the written argument needs no shape rule."""
@@ -429,6 +430,12 @@ class StepRecorder(TorchDispatchMode):
         if isinstance(value, list | tuple):
             return tuple([self._key(item, tensors) for item in value])
         return (type(value), value) if isinstance(value, int | float) else value
+
+
+def _accumulates_gradient() -> bool:
+    """Whether autograd is putting a gradient where the parameter keeps it."""
+    node = torch._C._current_autograd_node()
+    return node is not None and type(node).__name__ == "AccumulateGrad"
 
 
 def _tensors_of(result: Any) -> list[torch.Tensor]:

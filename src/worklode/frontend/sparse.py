@@ -36,7 +36,7 @@ def _clone(sparse: Tensor, **named: Any) -> Tensor:
     return _like(sparse, sparse._indices().clone(), sparse._values().clone())
 
 
-def _detach(sparse: Tensor) -> Tensor:
+def _detach(sparse: Tensor, **named: Any) -> Tensor:
     return _like(sparse, sparse._indices(), sparse._values())
 
 
@@ -71,6 +71,17 @@ def _add_to(dense: Tensor, sparse: Tensor, *, alpha: float = 1) -> Tensor:
     return dense
 
 
+def _add_to_gradient(kept: Tensor, new: Tensor) -> Tensor:
+    """The gradient of one microbatch more: the entries of both, one list behind the other.
+
+    Torch coalesces where there would be more entries than the parameter has elements; that is left out.
+    """
+    if not is_sparse(kept):
+        return _add_to(kept, new)
+    kept.data = _sum(kept, new)
+    return kept
+
+
 def _at_the_entries_of(dense: Tensor, sparse: Tensor) -> Tensor:
     return _like(sparse, sparse._indices(), dense.index_select(0, _rows(sparse)), coalesced=True)
 
@@ -86,3 +97,10 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "aten.sparse_mask": _at_the_entries_of,
 }
 """Operator with a sparse argument -> the same on indices and values."""
+
+ACCUMULATING: dict[str, Callable[..., Tensor]] = {"aten.clone": _detach, "aten.add_": _add_to_gradient}
+"""What differs where autograd puts a gradient in its place.
+
+Torch takes over a gradient that nobody else holds and clones it otherwise; fake tensors always have other holders, so
+that a clone here is one that a real step does not make.
+"""

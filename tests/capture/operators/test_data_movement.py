@@ -13,6 +13,7 @@ from worklode.frontend.call import Description
 from worklode.frontend.operators import describe
 from worklode.frontend.operators.pooling import adaptive_taps
 from worklode.frontend.operators.resampling import separable_ops
+from worklode.frontend.to_call import to_call
 from worklode.graph.operator import OperatorKind
 
 from .recording import aten, call_of, described, meta
@@ -67,6 +68,35 @@ def test_embedding_bags_add_up_what_they_look_up() -> None:
     result = described(gradient, torch.zeros(4, 8), table, indices, offsets, indices, 0)
     assert result.work.simple_ops == 2 * 12 * 8
     assert accesses(result) == (12, 32)
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.sampled_from((0, 1, 2)))
+def test_a_sparse_gradient_of_bags_is_a_row_an_index(bags: int, width: int, mode: int) -> None:
+    """It copies the bag's gradient to each index; ids become its indices unread, sizes are read for a mean."""
+    indices, rows = 4 * bags, 1000
+    gradient, ids, offset2bag = meta(bags, width), long(indices), long(indices)
+    sizes, maxima = long(bags), torch.zeros(bags, width, dtype=torch.long)
+    values = torch.zeros(indices, width)
+    sparse = torch.sparse_coo_tensor(ids[None], values, (rows, width), check_invariants=False)
+    arguments = (gradient, ids, long(bags), offset2bag, sizes, maxima, rows, False, mode, True, None)
+    (description,) = describe(to_call(aten._embedding_bag_backward.default, arguments, {}, sparse))
+    assert description.read_bytes == (4 * bags * width, 0, 0, 8 * indices, 8 * bags * (mode == 1), 0)
+    assert description.write_bytes == (4 * indices * width,)
+    assert description.work.simple_ops == (1 + (mode == 1)) * indices * width
+    assert description.work.random_accesses == 0
+
+
+@given(st.integers(0, 30), st.integers(1, 9))
+def test_adding_rows_touches_those_rows(picked: int, width: int) -> None:
+    """What SGD does with a sparse gradient; its rate is one multiply an element more."""
+    table, ids, rows = torch.zeros(LARGE, width), long(picked), torch.zeros(picked, width)
+    plain = described(aten.index_add_.default, table, 0, ids, rows)
+    scaled = described(aten.index_add_.default, table, 0, ids, rows, alpha=-0.1)
+    size = 4 * picked * width
+    assert scaled.read_bytes == plain.read_bytes == (size, 8 * picked, size)
+    assert scaled.write_bytes == plain.write_bytes == (size,)
+    assert accesses(scaled) == accesses(plain) == ((2 * picked, 4 * width) if picked else (0, 0))
+    assert (plain.work.simple_ops, scaled.work.simple_ops) == (picked * width, 2 * picked * width)
 
 
 def test_advanced_indexing_moves_runs_behind_the_last_index() -> None:

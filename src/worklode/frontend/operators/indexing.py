@@ -20,6 +20,7 @@ from worklode.frontend.operators.rule import (
     in_all,
     in_place,
     integer,
+    keyword,
     on_lanes,
     optional_tensor,
     same_rule,
@@ -219,14 +220,18 @@ def scatter(call: Call) -> tuple[Description, ...]:
 
 
 def index_add(call: Call) -> tuple[Description, ...]:
-    """`index_add(x, dim, index, src)`, `index_copy`, `index_reduce`, `index_fill`: runs behind the dimension."""
+    """`index_add(x, dim, index, src)`, `index_copy`, `index_reduce`, `index_fill`: runs behind the dimension.
+
+    A factor `alpha` is one multiply an element.
+    """
     x = tensor(call, 0)
     dim = integer(call, 1)
     run = _run(x.shape, dim) if x.shape else 1
     along = x.shape[dimension(dim, len(x.shape))] if x.shape else 1
     moved = x.elements // along * tensor(call, 2).elements if along else 0
     accumulate = call.packet.strip("_") in {"index_add", "index_reduce"}
-    return _scatter(call, moved=moved, run=run, slab=_slab(x.shape, dim), accumulate=accumulate)
+    scaled = moved * (keyword(call, "alpha", 1) != 1)
+    return _scatter(call, moved=moved, run=run, slab=_slab(x.shape, dim), accumulate=accumulate, more=scaled)
 
 
 def put(call: Call) -> tuple[Description, ...]:
@@ -305,13 +310,18 @@ def embedding_bag_gradient(call: Call) -> tuple[Description, ...]:
 
 
 def embedding_bag_any_gradient(call: Call) -> tuple[Description, ...]:
-    """`_embedding_bag_backward` where it is not taken apart: dense, or as sparse rows of the bag's gradient."""
+    """`_embedding_bag_backward` where it is not taken apart: dense, or as sparse rows of the bag's gradient.
+
+    Sparse rows are the bags' gradients by `offset2bag`, in order; the indices become those of the result unread, and
+    of the bookkeeping only a mean needs the sizes.
+    """
     grad, indices = tensor(call, 0), tensor(call, 1).elements
     mode = integer(call, 8)
     scaled = mode == MODE_MEAN or optional_tensor(call, 10) is not None
     divisions = Lanes(0, indices * (mode == MODE_MEAN))
     if flag(call, 9):
-        return on_lanes(call, SCATTER, in_all(Lanes((1 + scaled) * indices * grad.shape[-1]), divisions))
+        unread = {1: 0, 2: 0, 5: 0} | ({} if mode == MODE_MEAN else {4: 0})
+        return on_lanes(call, SCATTER, in_all(Lanes((1 + scaled) * indices * grad.shape[-1]), divisions), reads=unread)
     rows = grad.shape[0] if mode == MODE_MAX else indices
     return _dense_gradient(call, row=grad.shape[-1], indices=rows, per_element=1 + scaled, extra=divisions)
 

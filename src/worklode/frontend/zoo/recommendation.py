@@ -42,8 +42,8 @@ def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
 class Dlrm(nn.Module):
     """Embedding bags and a bottom MLP, their pairwise dot products, a top MLP, one logit.
 
-    Table gradients are dense: torch follows sparse ones only with values. A step therefore writes and applies the
-    gradient of whole tables, as `sparse=False` does in torch, where the authors' code touches the rows looked up.
+    Table gradients are sparse, as in the authors' code (facebookresearch/dlrm, dlrm_s_pytorch.py): a gradient is a row
+    per id looked up, and SGD adds it to that row. Rows are counted as distinct, an upper bound: a batch repeats ids.
     """
 
     pairs: Tensor
@@ -53,7 +53,7 @@ class Dlrm(nn.Module):
         vectors = len(config.table_rows) + 1
         self.bottom = perceptron((config.dense_features, *config.bottom, config.embedding_width))
         self.tables = nn.ModuleList(
-            nn.EmbeddingBag(rows, config.embedding_width, mode="sum") for rows in config.table_rows
+            nn.EmbeddingBag(rows, config.embedding_width, mode="sum", sparse=True) for rows in config.table_rows
         )
         row, column = torch.tril_indices(vectors, vectors, offset=-1)
         self.register_buffer("pairs", row * vectors + column, persistent=False)
