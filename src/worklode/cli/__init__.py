@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from worklode.cli.outcome import (
     EXIT_BAD_INPUT,
+    EXIT_BROKEN_PIPE,
     EXIT_DEFECT,
     EXIT_INTERRUPTED,
     Outcome,
@@ -17,12 +19,18 @@ from worklode.cli.outcome import (
 )
 from worklode.errors import Fault, SpecError, WorklodeError
 
+# What the operating system refuses is no defect: no permission, a full disk or quota, a name that is too long.
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG)
+
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
     # A command makes many long-lived records and hardly any cycles: looking for cycles every 700 new objects cost a
     # tenth of a warm `mine` and freed 2 MB of 183 (bert-large, measured 2026-11).
     gc.set_threshold(200_000, 20, 20)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 (until exit)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -52,14 +60,27 @@ def run(arguments: Sequence[str]) -> int:
         print_error(error, exit_code=error.exit_code, as_json=as_json)
         return error.exit_code
     except BrokenPipeError:
-        # The reader (head, less) has gone: nothing is left to say, and Python must not say so at exit.
+        # The reader has gone: nothing is left to say, and Python must not say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DEFECT
+        return EXIT_BROKEN_PIPE
     except Exception as error:  # the last line of defence: a defect is reported, never dumped
         if os.environ.get("WORKLODE_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return _refused(error, as_json=as_json)
         print_error(error, exit_code=EXIT_DEFECT, as_json=as_json)
         return EXIT_DEFECT
+
+
+def _refused(error: OSError, *, as_json: bool) -> int:
+    """Report what the operating system refused; standard output may be what is full."""
+    place = "standard output" if error.filename is None else str(error.filename)
+    fault = Fault(where=place, problem=(error.strerror or str(error)).lower())
+    writable = as_json and error.filename is not None
+    print_error(SpecError(fault), exit_code=EXIT_BAD_INPUT, as_json=writable)
+    if error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BAD_INPUT
 
 
 def _usage_error(error: Exception, *, as_json: bool) -> int:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from worklode.cli.faults import Faults
 from worklode.cli.options import MemoryRule, ModeName
-from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
+from worklode.cli.outcome import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
 from worklode.cli.progress import shown_progress
+from worklode.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,16 +140,15 @@ def run_evaluate(
             result=document,
             trace=_trace(evaluator, accelerator),
         )
-        path = write_run(content, out=out, name=workload)
-        document["run_directory"] = str(path)
-        messages = (f"written: {path}",)
+        messages = _keep(document, lambda: write_run(content, out=out, name=workload))
 
     def report() -> Iterable[RenderableType]:
         from worklode.report.table import evaluation_report
 
         return evaluation_report(document)
 
-    return Outcome(document=document, report=report, messages=messages)
+    exit_code = EXIT_OK if out is None or messages else EXIT_BAD_INPUT
+    return Outcome(document=document, report=report, messages=messages, exit_code=exit_code)
 
 
 def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest) -> Outcome:
@@ -175,8 +175,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     constants = faults.collect(lambda: load_technology(request.technology))
     if budget is None and area is None and tdp is None:
         faults.add("mine", "no silicon budget", "--budget PRESET, or --area and/or --tdp")
-    if out is not None:
-        faults.collect(lambda: check_destination(out))
+    faults.collect(lambda: check_destination(out))
     space = default_space(baseline)
     if space_file is not None:
         space = faults.collect(lambda: load_space(space_file, space)) or space
@@ -211,8 +210,9 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
         if baseline is not None:
             assert constants is not None
             document["confidence"] = confidence(result.best.accelerator, baseline, constants)
-    path = _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
-    document["run_directory"] = str(path)
+    messages = _keep(
+        document, lambda: _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
+    )
 
     def report() -> Iterable[RenderableType]:
         from worklode.report.table import mining_report
@@ -224,7 +224,23 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
         exit_code = EXIT_INFEASIBLE
     elif document["search"]["out_of_time"]:
         exit_code = EXIT_OUT_OF_TIME
-    return Outcome(document=document, report=report, messages=(f"written: {path}",), exit_code=exit_code)
+    if document["run_directory"] is None:
+        exit_code = EXIT_BAD_INPUT
+    return Outcome(document=document, report=report, messages=messages, exit_code=exit_code)
+
+
+def _keep(document: dict[str, Any], write: Callable[[], Path]) -> tuple[str, ...]:
+    """Write the run directory and name it in the document; what to tell the user.
+
+    Where it cannot be written after all (a full disk), the result is printed all the same: it may have taken long.
+    """
+    path = None
+    try:
+        path = str(write())
+    except (OSError, SpecError) as error:
+        sys.stderr.write(f"error: the run directory could not be written: {error}\n")
+    document["run_directory"] = path
+    return () if path is None else (f"written: {path}",)
 
 
 def _write_mining(

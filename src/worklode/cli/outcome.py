@@ -20,6 +20,8 @@ EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
 EXIT_OUT_OF_TIME = 4
 EXIT_INTERRUPTED = 130
+# 128 + SIGPIPE: what a shell reports of any program whose reader (head, less) has gone.
+EXIT_BROKEN_PIPE = 141
 
 # Width of tables where standard output is no terminal: fits a page and the widest table.
 _FILE_WIDTH = 120

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 import worklode
-from worklode.errors import SpecError
+from worklode.errors import Fault, SpecError
 from worklode.graph.file import GRAPH_SUFFIX, load_graph, save_graph
 from worklode.graph.training_graph import TrainingGraph
 
@@ -67,6 +67,9 @@ def cached_graph(
         make: captures the graph.
         note: is told what the user should know: a damaged entry, a cache that cannot be written.
         refresh: capture even where an entry fits, and replace it.
+
+    Raises:
+        SpecError: the workload's file cannot be read.
     """
     if workload.endswith(GRAPH_SUFFIX):
         return make()  # reading a saved graph is what the cache would do
@@ -89,7 +92,7 @@ def graph_key(workload: str, options: Mapping[str, object]) -> str:
     path = workload_file(workload)
     facts = {
         "workload": workload,
-        "file": None if path is None else [str(path.resolve()), file_digest(path)],
+        "file": None if path is None else [str(path.resolve()), _digest_of_workload(path)],
         "options": {name: str(value) for name, value in sorted(options.items()) if value is not None},
         "versions": [worklode.__version__, *(_version(package) for package in _RECORDED_PACKAGES)],
         "python": list(sys.version_info[:2]),
@@ -111,6 +114,14 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of_workload(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+        raise SpecError(Fault(where=str(path), problem=problem)) from None
 
 
 def cache_summary() -> CacheSummary:

@@ -77,12 +77,18 @@ class Run:
     result: Mapping[str, Any]
 
 
-def check_destination(out: Path) -> None:
-    """Refuse a place that holds something already, before any work is done for it.
+def check_destination(out: Path | None) -> None:
+    """Refuse a place that holds something already or cannot be written, before any work is done for it.
+
+    Args:
+        out: where; None is the default, a new folder in `runs` under the working directory.
 
     Raises:
-        SpecError: `out` exists and is not an empty folder, or its parent is a file.
+        SpecError: `out` exists and is not an empty folder, or the place is no folder that can be written.
     """
+    if out is None:
+        _check_writable(Path(_DEFAULT_PARENT) / "new", where="the run directory", allowed="--out DIR elsewhere")
+        return
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists():
@@ -94,12 +100,16 @@ def check_destination(out: Path) -> None:
                 allowed="a new or empty folder; runs are never overwritten",
             )
         )
-    for parent in out.absolute().parents:
+    _check_writable(out, where="--out")
+
+
+def _check_writable(place: Path, *, where: str, allowed: str = "") -> None:
+    """Refuse a place whose nearest existing parent is no folder one may write to."""
+    for parent in place.absolute().parents:
         if parent.exists():
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise SpecError(
-                    Fault(where="--out", value=str(out), problem=f"{parent} is no folder that can be written")
-                )
+                problem = f"{parent} is no folder that can be written"
+                raise SpecError(Fault(where=where, value=str(place), problem=problem, allowed=allowed))
             return
 
 
