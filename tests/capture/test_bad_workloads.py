@@ -93,7 +93,7 @@ def test_the_function_is_missing_in_the_name(tmp_path: Path, ending: str) -> Non
     write(tmp_path, HEADER + "def step():\n    pass\n")
     fault = fault_of(f"{tmp_path / 'workload.py'}{ending}")
     assert fault.problem == "the name of a function is missing"
-    assert "step" in fault.allowed
+    assert fault.allowed == "step", "not the modules it imports"
 
 
 def test_not_python(tmp_path: Path) -> None:
@@ -314,6 +314,16 @@ def test_an_unknown_zoo_name() -> None:
     assert fault.problem == "no workload of this name in the zoo"
     assert "did you mean bert-large" in fault.allowed
     assert "file.py:function" in fault.allowed
+
+
+def test_a_name_that_is_empty_or_a_folder(tmp_path: Path) -> None:
+    assert fault_of("").where == "WORKLOAD"
+    assert fault_of(str(tmp_path)).problem == "a folder without a config.json"
+
+
+def test_what_a_zoo_model_refuses_is_said_once() -> None:
+    fault = fault_of("bert-large", seq_len=100_000)
+    assert (fault.path, fault.problem, fault.value) == ("seq_len", "is out of range", "100000")
 
 
 @pytest.mark.parametrize("text", ["models/step", "graph.wlg.json.gz", "somewhere/config.yaml"])

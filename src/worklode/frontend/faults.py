@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch._subclasses import fake_tensor
 
-from worklode.errors import CaptureError, Fault, InternalError
+from worklode.errors import CaptureError, Fault, InternalError, SpecError
 from worklode.frontend.policy import REFUSED, DataDependentError
 
 _OWN_FOLDER = str(Path(__file__).parent)
@@ -76,8 +76,8 @@ def step_fault(error: Exception, *, where: str, doing: str, user_file: Path | No
     Raises:
         InternalError: an assertion of this package failed.
     """
-    if isinstance(error, CaptureError):
-        return error
+    if isinstance(error, SpecError):  # already told as it should be
+        return error if isinstance(error, CaptureError) else CaptureError(*error.faults)
     if isinstance(error, AssertionError) and _raised_here(error):
         raise InternalError(f"{where}: {doing}: {error}") from error
     path = user_line(error, user_file)

@@ -23,6 +23,7 @@ from worklode.frontend.environment import package_version
 from worklode.frontend.fake_device import AcceleratorFakeMode, Fakes, accelerator, make_module_fake
 from worklode.frontend.faults import step_fault
 from worklode.frontend.huggingface import as_on_a_device
+from worklode.frontend.interrupts import interrupts_after
 from worklode.frontend.lowering import lower
 from worklode.frontend.operators import describe
 from worklode.frontend.optimizers import make_optimizer, multi_tensor_allowed, state_tensors
@@ -126,7 +127,8 @@ class _Step:
         """Forward, loss and backward of fresh inputs."""
         loss = self._guarded("forward", lambda: self._forward(recorder, Fakes(mode, device), device))
         recorder.phase = Phase.BACKWARD
-        self._guarded("backward", loss.backward)
+        with interrupts_after():
+            self._guarded("backward", loss.backward)
         recorder.phase = None
         for name, parameter in self.ingredients.module.named_parameters():
             if parameter.grad is not None:

@@ -26,32 +26,37 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     Raises:
         CaptureError: the file is no Python, has no such function, or raises.
     """
-    known = _names_in(path)
-    if name not in known:
+    functions, others = _names_in(path)
+    if name not in functions + others:
         problem = f"no function `{name}` in this file" if name else "the name of a function is missing"
-        raise CaptureError(Fault(where=str(path), path=name, problem=problem, allowed=near(name, known)))
+        allowed = near(name, functions or others) or "a file with a function that returns (module, inputs)"
+        raise CaptureError(Fault(where=str(path), path=name, problem=problem, allowed=allowed))
     function: Any = getattr(_load(path), name, None)
     if not callable(function):
         raise CaptureError(Fault(where=str(path), path=name, value=describe_value(function), problem="not a function"))
     return function  # type: ignore[no-any-return]
 
 
-def _names_in(path: Path) -> tuple[str, ...]:
-    """Names a file defines or imports at top level, so that a wrong name is told before the file runs."""
+def _names_in(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Functions a file defines at top level, and other names it assigns or imports from elsewhere.
+
+    So a wrong name is told before the file runs.
+    """
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise CaptureError(Fault(where=str(path), path=line, problem=f"not valid Python: {error}")) from error
-    names: list[str] = []
+    functions: list[str] = []
+    others: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            names.append(node.name)
+            functions.append(node.name)
         elif isinstance(node, ast.ImportFrom):
-            names.extend(alias.asname or alias.name for alias in node.names)
+            others.extend(alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Assign):
-            names.extend(target.id for target in node.targets if isinstance(target, ast.Name))
-    return tuple(names)
+            others.extend(target.id for target in node.targets if isinstance(target, ast.Name))
+    return tuple(functions), tuple(others)
 
 
 def _load(path: Path) -> ModuleType:

@@ -175,10 +175,19 @@ def _from_zoo(text: str, options: CaptureOptions) -> Workload:
 
     known: tuple[str, ...] = zoo.names()
     if text not in known:
-        looks_like_path = "/" in text or Path(text).suffix
-        problem = "no such file" if looks_like_path else "no workload of this name in the zoo"
+        looks_like_path = "/" in text or Path(text).suffix or Path(text).is_dir()
+        problem = "no workload of this name in the zoo"
+        if looks_like_path:
+            path = Path(text)
+            problem = (
+                "a folder without a config.json" if path.is_dir() else "no file" if path.exists() else "no such file"
+            )
         raise CaptureError(
-            Fault(where=text, problem=problem, allowed=_FORMS if looks_like_path else f"{_FORMS}: {near(text, known)}")
+            Fault(
+                where=text or "WORKLOAD",
+                problem=problem,
+                allowed=_FORMS if looks_like_path else f"{_FORMS}: {near(text, known)}",
+            )
         )
     return from_function(text, zoo.function(text), options)
 
