@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="torch is an extra of the package")
 
 from worklode.frontend import zoo
 from worklode.frontend.zoo import recurrent
+from worklode.frontend.zoo.recommendation import CRITEO_KAGGLE_ROWS
 from worklode.graph.operator import Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.validate import graph_faults
@@ -71,20 +72,21 @@ def test_operators_have_models_of_their_own(model: ZooModel) -> None:
 def test_saved_activations_are_those_autograd_keeps(model: ZooModel) -> None:
     """Storage by storage: the same sizes, as often."""
     found = saved_storages(model.graph)
-    expected = model.torch_step.saved_bytes
-    if model.name == "gnmt":
-        expected = expected - gnmt_gate_inputs(model)
+    expected = model.torch_step.saved_bytes - KEPT_UNREAD.get(model.name, no_storages)(model)
     assert found == expected
     assert model.graph.saved_bytes() == sum(size * count for size, count in expected.items())
 
 
-def test_gnmt_keeps_less_than_autograd_by_the_gate_inputs_only(models: Mapping[str, ZooModel]) -> None:
-    """The difference is named, and is all there is: nothing else of GNMT's size is exempt."""
-    model = models["gnmt"]
+@pytest.mark.parametrize(("name", "kept_bytes"), [("gnmt", 900 * 2**20), ("dlrm", 27 * 2**14)])
+def test_what_is_kept_less_than_by_autograd_is_named(
+    name: str, kept_bytes: int, models: Mapping[str, ZooModel]
+) -> None:
+    """The difference is all there is: nothing else of the model's size is exempt."""
+    model = models[name]
     difference = model.torch_step.saved_bytes - saved_storages(model.graph)
-    assert difference == gnmt_gate_inputs(model)
+    assert difference == KEPT_UNREAD[name](model)
     assert saved_storages(model.graph) - model.torch_step.saved_bytes == Counter()
-    assert sum(size * count for size, count in difference.items()) == 900 * 2**20
+    assert sum(size * count for size, count in difference.items()) == kept_bytes
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -123,3 +125,18 @@ def gnmt_gate_inputs(model: ZooModel) -> Counter[int]:
     cells = 9 * model.entry.seq_len  # nine directions of layers
     size = model.entry.batch * 4 * recurrent.GNMT_V2.width * 2  # four gates, bfloat16
     return Counter({size: 2 * cells})
+
+
+def dlrm_bookkeeping(model: ZooModel) -> Counter[int]:
+    """What autograd holds for DLRM and no kernel of backward reads: where each bag begins, and its size by table.
+
+    One formula serves dense and sparse gradients and every mode; the sparse gradient of a sum reads the bag of each id.
+    """
+    return Counter({model.entry.batch * 8: 1 + len(CRITEO_KAGGLE_ROWS)})
+
+
+def no_storages(model: ZooModel) -> Counter[int]:
+    return Counter()
+
+
+KEPT_UNREAD = {"gnmt": gnmt_gate_inputs, "dlrm": dlrm_bookkeeping}
