@@ -1,4 +1,4 @@
-"""The catalogue as a page: `python -m tests.capture.modules` writes docs/capture-modules.md."""
+"""The catalogue as a page: `python -m tests.frontend.modules` writes docs/capture-modules.md."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from . import CATALOGUE
 from .entry import Entry
 from .graphs import captured, counted
 
-COMMAND = "python -m tests.capture.modules"
+COMMAND = "python -m tests.frontend.modules"
 _INTRODUCTION = f"""\
 # Training steps that capture is tested on
 
-{{count}} small training steps beside the zoo, one of every kind a user may bring (tests/capture/modules/). Each is
+{{count}} small training steps beside the zoo, one of every kind a user may bring (tests/frontend/modules/). Each is
 captured and compared with the same step run on a real CPU: parameters, and matrix FLOPs of forward and of backward.
-Each graph is valid, fuses without a change of its FLOPs, and is evaluated on tpuv2 (tests/capture/test_modules.py).
+Each graph is valid, fuses without a change of its FLOPs, and is evaluated on tpuv2 (tests/frontend/test_modules.py).
 
 Written by `{COMMAND}`; the tests compare the page with what it would write now. Float32, AdamW unless said otherwise.
 Operators are counted as forward with loss, backward with recomputation and accumulation, optimizer. *Kept* is what
@@ -26,7 +26,7 @@ _ENDING = """
 
 The real step is watched by a dispatch mode that sums the formulas of `torch.utils.flop_counter`, with attention written
 out and mkldnn off, so that every product is seen. What it does not count, or not as a GPU runs it, is counted by
-formulas of the test (tests/capture/modules/reference.py): gradients of grouped convolutions (torch's formula leaves
+formulas of the test (tests/frontend/modules/reference.py): gradients of grouped convolutions (torch's formula leaves
 `groups` out), products torch has no formula for (`mv`, `dot`, `_grouped_mm`, `_trilinear`, `affine_grid_generator`),
 and the scores that fused attention computes a second time in backward.
 
