@@ -117,3 +117,12 @@ def test_what_the_system_refuses_is_no_defect(capsys: Captured, monkeypatch: pyt
     out, err = capsys.readouterr()
     assert err == "error: /somewhere: permission denied\n"
     assert json.loads(out)["error"]["kind"] == "bad_input"
+
+
+def test_a_file_of_our_own_that_is_missing_is_a_defect(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(ROOT / "src/worklode/hardware/x.yaml"))
+
+    monkeypatch.setattr("worklode.cli.listings.list_models", refuse)
+    assert cli.run(["models"]) == 1
+    assert "Please file it" in capsys.readouterr().err

@@ -317,7 +317,8 @@ def test_an_unknown_zoo_name() -> None:
 
 
 def test_a_name_that_is_empty_or_a_folder(tmp_path: Path) -> None:
-    assert fault_of("").where == "WORKLOAD"
+    empty = fault_of("")
+    assert (empty.where, empty.problem) == ("WORKLOAD", "no workload of this name in the zoo")
     assert fault_of(str(tmp_path)).problem == "a folder without a config.json"
 
 

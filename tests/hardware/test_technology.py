@@ -145,12 +145,15 @@ def test_overlay_takes_units_in_the_value(tmp_path: Path) -> None:
     assert ours.constant("mac_energy_bfloat16").value == pytest.approx(0.45e-12)
     assert ours.value("hbm_phy_area") == 7.5
     assert ours.value("hbm2_stack_rate") == 3e11
-    path.write_text("constants:\n  hbm_phy_area: 5W\n  hbm2_stack_rate: 1e300\n  lane_op_energy: fast\n")
+    path.write_text(
+        "constants:\n  hbm_phy_area: 5W\n  hbm2_stack_rate: 1e300\n  lane_op_energy: fast\n  sram_bank_bytes: 0\n"
+    )
     with pytest.raises(SpecError) as caught:
         load_technology(path)
     said = str(caught.value)
     assert "hbm_phy_area.unit: does not fit hbm_phy_area" in said
     assert "hbm2_stack_rate.value: is out of range (found 1e+300)" in said
+    assert "sram_bank_bytes.value: is out of range (found 0); allowed: above 0" in said
     assert "lane_op_energy: is no value of a constant (found 'fast'); allowed: a number in pJ" in said
 
 

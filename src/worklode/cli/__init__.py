@@ -7,6 +7,8 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeGuard
 
 from worklode.cli.outcome import (
     EXIT_BAD_INPUT,
@@ -19,8 +21,11 @@ from worklode.cli.outcome import (
 )
 from worklode.errors import Fault, SpecError, WorklodeError
 
-# What the operating system refuses is no defect: no permission, a full disk or quota, a name that is too long.
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG)
+# What the operating system refuses is no defect: no such folder, no permission, a full disk, a name that is too long.
+_REFUSALS = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG),
+}
 
 
 def main() -> None:
@@ -66,10 +71,17 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # the last line of defence: a defect is reported, never dumped
         if os.environ.get("WORKLODE_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
+        if _is_refusal(error):
             return _refused(error, as_json=as_json)
         print_error(error, exit_code=EXIT_DEFECT, as_json=as_json)
         return EXIT_DEFECT
+
+
+def _is_refusal(error: Exception) -> TypeGuard[OSError]:
+    """Did the operating system refuse something of the user's? Our own files are ours to have in place."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return False
+    return error.filename is None or not Path(str(error.filename)).is_relative_to(Path(__file__).parents[1])
 
 
 def _refused(error: OSError, *, as_json: bool) -> int:

@@ -175,7 +175,7 @@ def _from_zoo(text: str, options: CaptureOptions) -> Workload:
 
     known: tuple[str, ...] = zoo.names()
     if text not in known:
-        looks_like_path = "/" in text or Path(text).suffix or Path(text).is_dir()
+        looks_like_path = text and ("/" in text or Path(text).suffix or Path(text).is_dir())
         problem = "no workload of this name in the zoo"
         if looks_like_path:
             path = Path(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -248,7 +249,7 @@ def _legal_set(reader: SpecReader, key: str, entry: object, path: str) -> tuple[
         reader.fault(path, "no value is legal", allowed="at least one")
     values = [field_value(reader, key, value, f"{path}[{index}]") for index, value in enumerate(listed)]
     known = [int(value) for value in values if value is not None]
-    repeated = sorted({value for value in known if known.count(value) > 1})
+    repeated = sorted(value for value, times in Counter(known).items() if times > 1)
     if repeated:
         reader.fault(path, "values are repeated", value=repeated)
     return tuple(sorted(set(known)))

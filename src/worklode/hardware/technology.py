@@ -169,8 +169,10 @@ def _constant(reader: SpecReader, name: str, entry: object, base: Constant | Non
     if base is not None and unit is not None and base_unit != base.unit:
         allowed = ", ".join(listed for listed, (_, result) in UNITS.items() if result == base.unit)
         reader.fault(join(path, "unit"), f"does not fit {name}", value=unit, allowed=allowed)
+    # Sizes and rates are divided by; anything else may be absent from a chip.
+    limits = {"above": 0.0} if base_unit in ("B", "B/s") else {"least": 0.0}
     numbers = {
-        key: reader.number(items[key], join(path, key), least=0.0, most=_MOST)
+        key: reader.number(items[key], join(path, key), most=_MOST, **limits)
         for key in ("value", "low", "high")
         if key in items
     }
