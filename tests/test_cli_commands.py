@@ -214,3 +214,27 @@ def test_all_faults_of_a_command_come_at_once(capsys: Captured) -> None:
         code=2,
     )
     assert len(found["error"]["faults"]) == 6
+
+
+def test_an_overlay_without_effect_is_reported(capsys: Captured) -> None:
+    Path("mine.yaml").write_text("constants: {hbm_phy_area: 12, mac_area_int8: 400um2}\n")
+    evaluated = document(capsys, "evaluate", "net.py:make", "--on", BUDGET, "--technology", "mine.yaml")
+    (warning,) = [text for text in evaluated["warnings"] if "no effect" in text]
+    assert "mac_area_int8" in warning and "hbm_phy_area" not in warning
+    table = run(capsys, "evaluate", "net.py:make", "--on", BUDGET, "--technology", "mine.yaml")[1]
+    assert "warning: mine.yaml had no effect in mac_area_int8" in " ".join(table.split())
+    arguments = ("mine", "net.py:make", "--budget", BUDGET, "--top-k", "2", "--technology", "mine.yaml")
+    assert warning in document(capsys, *arguments)["warnings"]
+    assert "no effect in mac_area_int8" in " ".join(run(capsys, *arguments)[1].split())
+
+
+def test_ranking_under_drawn_constants_is_printed(capsys: Captured) -> None:
+    arguments = ("mine", "net.py:make", "--budget", BUDGET, "--top-k", "3", "--uncertainty")
+    found = document(capsys, *arguments, "--objective", "energy")
+    against = found["ranking"]["against"]
+    assert [rival["rank"] for rival in against] == [2, 3, None]
+    assert all(0 <= rival["beats"] <= 1 for rival in against)
+    table = run(capsys, *arguments, "--objective", "energy")[1]
+    assert "beats it in" in table and "shares of 2 000 draws" in table
+    assert all(rival["beats"] is None for rival in document(capsys, *arguments)["ranking"]["against"])
+    assert "this ranking does not depend on the constants" in " ".join(run(capsys, *arguments)[1].split())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.graph.builders import transformer_training
 
+from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.area import area_mm2
 from worklode.hardware.energy import energy_constants, hbm_energy_per_byte_j
 from worklode.hardware.power import tdp_w
 from worklode.hardware.presets import load_preset, preset_names
 from worklode.hardware.technology import load_technology
+from worklode.report.table import _ranking
 from worklode.search.evaluate import Evaluator
+from worklode.search.objective import Objective
+from worklode.search.ranking import objective_draws, ranking
 from worklode.search.uncertainty import confidence, drawn_technology, silicon_draws, time_draws, uncertainty
 
 TECHNOLOGY = load_technology()
@@ -90,3 +96,73 @@ def test_confidence_in_a_budget() -> None:
     saved = 3 * per_core / (area.sram / budget.sram_bytes)
     traded = replace(budget, num_tensor_cores=11, sram_bytes=int(budget.sram_bytes - saved))
     assert 0.05 < confidence(traded, budget, TECHNOLOGY)["keeps_area"] < 0.95
+
+
+def _two_designs() -> tuple[Accelerator, Accelerator]:
+    """More arrays on the one hand, more memory on the other."""
+    base = load_preset("tpuv4")
+    return replace(base, sram_bytes=base.sram_bytes // 4), replace(base, num_tensor_cores=base.num_tensor_cores - 1)
+
+
+@pytest.mark.parametrize("objective", [Objective.THROUGHPUT_PER_TDP, Objective.ENERGY, Objective.ENERGY_DELAY])
+def test_objective_of_all_draws_at_once_equals_one_by_one(objective: Objective) -> None:
+    draws = 5
+    graphs = [transformer_training(tokens=256, width=256).graph(), transformer_training(tokens=64, width=512).graph()]
+    drawn = drawn_technology(TECHNOLOGY, draws)
+    best, _ = _two_designs()
+    found = objective_draws([Evaluator(g, TECHNOLOGY) for g in graphs], objective, best, drawn, (1.0, 3.0), draws)
+    for index in range(draws):
+        one = TECHNOLOGY.with_values({c.name: float(np.broadcast_to(c.value, draws)[index]) for c in drawn.constants})
+        each = [Evaluator(graph, one).figures(best) for graph in graphs]
+        first, second = (objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in each)
+        assert found[index] == pytest.approx((first * second**3) ** 0.25)
+
+
+def test_ranking_under_common_draws() -> None:
+    evaluator = Evaluator(transformer_training(tokens=256, width=256).graph(), TECHNOLOGY)
+    best, other = _two_designs()
+    found = ranking([evaluator], Objective.ENERGY, [best, best, other], load_preset("tpuv4"))
+    itself, rival, budget = found["against"]
+    assert [entry["rank"] for entry in found["against"]] == [2, 3, None]
+    # What two designs share cancels: a design against itself never wins, whatever is drawn.
+    assert (itself["beats"], itself["ties"]) == (0.0, 1.0)
+    assert itself["improvement"]["p5"] == itself["improvement"]["p95"] == 1.0
+    figures = [objective_draws([evaluator], Objective.ENERGY, d, drawn_technology(TECHNOLOGY)) for d in (best, other)]
+    assert rival["beats"] == float((figures[0] < figures[1]).mean())
+    reverse = ranking([evaluator], Objective.ENERGY, [other, best], None)["against"]
+    assert reverse[0]["beats"] + rival["beats"] + rival["ties"] == pytest.approx(1.0)
+    assert 0 <= budget["beats"] <= 1 and found["schedule_draws"] == 0
+
+
+def test_a_ranking_may_be_open() -> None:
+    """Lanes that hardly work cost leakage, little SRAM costs traffic: the draw may decide which is better."""
+    evaluator = Evaluator(transformer_training(tokens=2048, width=1024).graph(), TECHNOLOGY)
+    base = load_preset("tpuv4")
+    many_lanes = replace(base, num_vector_cores=4 * base.num_vector_cores)
+    shares = []
+    for sram_bytes in (2**20, 2**24, 2**26):
+        rival = replace(base, sram_bytes=sram_bytes)
+        shares.append(ranking([evaluator], Objective.ENERGY_DELAY, [many_lanes, rival], None)["against"][0]["beats"])
+    assert shares[0] > 0.99 and 0.05 < shares[1] < 0.95 and shares[2] < 0.01
+
+
+def test_throughput_of_an_ideal_chip_is_not_drawn() -> None:
+    evaluator = Evaluator(transformer_training(tokens=256, width=256).graph(), TECHNOLOGY)
+    best, other = _two_designs()
+    entry = ranking([evaluator], Objective.THROUGHPUT, [best, other], None)["against"][0]
+    assert (entry["beats"], entry["ties"], entry["improvement"]) == (None, None, None)
+    gpu = load_preset("a100-80gb")
+    found = ranking([evaluator], Objective.THROUGHPUT, [gpu, replace(gpu, num_tensor_cores=100)], None)
+    assert found["schedule_draws"] > 0
+    entry = found["against"][0]
+    assert 0 <= entry["beats"] <= 1 and entry["improvement"]["p5"] <= entry["improvement"]["p95"]
+    document = {"uncertainty": None, "objective": "throughput", "ranking": {"draws": 1, "against": [entry]}}
+    assert any("beats it in" in str(column.header) for column in _tables(document))
+    none = {**document, "ranking": {"draws": 1, "against": [{**entry, "beats": None}]}}
+    assert not list(_tables(none))
+    assert any("does not depend on the constants" in str(part) for part in _ranking(none))
+
+
+def _tables(document: dict[str, Any]) -> Iterator[Any]:
+    for part in _ranking(document):
+        yield from getattr(part, "columns", ())

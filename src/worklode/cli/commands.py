@@ -105,6 +105,7 @@ def run_evaluate(
     from worklode import api
     from worklode.hardware.presets import load_accelerator
     from worklode.hardware.technology import load_technology
+    from worklode.search.overlay import idle_overlay
     from worklode.study.run_directory import RunContent, check_destination, write_run
 
     started = datetime.now(UTC).astimezone()
@@ -123,6 +124,7 @@ def run_evaluate(
         from worklode.search.uncertainty import uncertainty
 
         document["uncertainty"] = uncertainty(evaluator, accelerator)
+    document["warnings"] += idle_overlay(evaluator.technology, [accelerator], ranges=uncertain)
     messages: tuple[str, ...] = ()
     if out is not None:
         content = RunContent(
@@ -159,6 +161,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     from worklode.hardware.technology import load_technology
     from worklode.search.evaluation import workload_summary
     from worklode.search.objective import Objective
+    from worklode.search.overlay import idle_overlay
     from worklode.study.run_directory import check_destination
     from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
 
@@ -203,13 +206,11 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     document = result.to_dict()
     # An infeasible result evaluated nothing that could describe the workloads.
     document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in captured]
-    if request.uncertain and result.best is not None:
-        from worklode.search.uncertainty import confidence, uncertainty
-
-        document["uncertainty"] = uncertainty(evaluators[0], result.best.accelerator)
-        if baseline is not None:
-            assert constants is not None
-            document["confidence"] = confidence(result.best.accelerator, baseline, constants)
+    if request.uncertain:
+        document.update(_uncertain(evaluators, result, baseline))
+    designs = [baseline] if baseline is not None else []
+    designs += [candidate.accelerator for candidate in result.search.candidates]
+    document["warnings"] += idle_overlay(evaluators[0].technology, designs, ranges=request.uncertain)
     messages = _keep(
         document, lambda: _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
     )
@@ -227,6 +228,22 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
     if document["run_directory"] is None:
         exit_code = EXIT_BAD_INPUT
     return Outcome(document=document, report=report, messages=messages, exit_code=exit_code)
+
+
+def _uncertain(evaluators: Sequence[Evaluator], result: MiningResult, baseline: Accelerator | None) -> dict[str, Any]:
+    """What drawn constants say of the best design: of itself, within its budget, and among the others."""
+    from worklode.search.ranking import ranking
+    from worklode.search.uncertainty import confidence, uncertainty
+
+    if result.best is None:
+        return {}
+    best, technology = result.best.accelerator, evaluators[0].technology
+    found = {"uncertainty": uncertainty(evaluators[0], best)}
+    if baseline is not None:
+        found["confidence"] = confidence(best, baseline, technology)
+    top_k = [design.accelerator for design in result.top_k]
+    found["ranking"] = ranking(evaluators, result.objective, top_k, baseline)
+    return found
 
 
 def _keep(document: dict[str, Any], write: Callable[[], Path]) -> tuple[str, ...]:

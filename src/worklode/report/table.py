@@ -234,6 +234,38 @@ def _uncertainty(document: Document) -> Iterator[RenderableType]:
             f"Within the budget's own area in {percent(sure['keeps_area'])} of the draws, its TDP in "
             f"{percent(sure['keeps_tdp'])}, both in {percent(sure['keeps_both'])}."
         )
+    yield from _ranking(document)
+
+
+def _ranking(document: Document) -> Iterator[RenderableType]:
+    """In which share of the draws the best design beats the others."""
+    from rich.text import Text
+
+    found = document.get("ranking")
+    if not found or not found["against"]:
+        return
+    objective = document["objective"]
+    baseline = ((document.get("budget_baseline") or {}).get("accelerator") or {}).get("name") or "the budget"
+    rows = []
+    for rival in found["against"]:
+        if rival["beats"] is None:
+            continue
+        spread = rival["improvement"]
+        rows.append(
+            {
+                "best against": baseline if rival["rank"] is None else f"#{rival['rank']}",
+                "beats it in": percent(rival["beats"]) + (f" (equal: {percent(rival['ties'])})" * bool(rival["ties"])),
+                **{column: ratio(spread[key]) for column, key in (("5 %", "p5"), ("median", "p50"), ("95 %", "p95"))},
+            }
+        )
+    if rows:
+        yield ""
+        yield listing(rows, right=("beats it in", "5 %", "median", "95 %"))
+        yield Text(f"shares of {count(found['draws'])} draws, and how many times better in {objective}", style="dim")
+    if len(rows) < len(found["against"]):
+        which = "this ranking does" if not rows else "the rest of the ranking does"
+        text = f"{objective}: {which} not depend on the constants drawn (which designs are within the limits may)"
+        yield Text(text, style="dim")
 
 
 def _split_tables(document: Document) -> Iterator[RenderableType]:

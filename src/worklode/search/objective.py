@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from typing import TypeVar, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
 
 from worklode.errors import Fault, SpecError
+
+Figure = TypeVar("Figure", float, NDArray[np.float64])
 
 
 class Objective(StrEnum):
@@ -32,8 +37,8 @@ class Objective(StrEnum):
                 Fault(where=where, value=repr(text), problem="no such objective", allowed=allowed)
             ) from None
 
-    def figure(self, *, time_s: float, tdp_w: float, energy_j: float) -> float:
-        """The figure to minimise: s, s·W, J or J·s for one iteration."""
+    def figure(self, *, time_s: Figure, tdp_w: Figure, energy_j: Figure) -> Figure:
+        """The figure to minimise: s, s·W, J or J·s for one iteration; of one design, or of arrays of draws."""
         match self:
             case Objective.THROUGHPUT:
                 return time_s

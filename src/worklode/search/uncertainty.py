@@ -101,20 +101,28 @@ def uncertainty(evaluator: Evaluator, accelerator: Accelerator, draws: int = DRA
     }
 
 
+def fitted_efficiency(accelerator: Accelerator) -> tuple[str, ...]:
+    """Efficiency constants of a chip that are not ideal: those that were fitted to measurements."""
+    ideal = {"clock_share": 1.0, "hbm_share": 1.0, "operator_start_s": 0.0, "operator_fill_s": 0.0}
+    return tuple(name for name, value in ideal.items() if getattr(accelerator, name) != value)
+
+
 def time_draws(evaluator: Evaluator, accelerator: Accelerator, draws: int = SCHEDULE_DRAWS) -> Floats | None:
     """[draws] iteration times [s] under drawn efficiency constants; None where they are ideal."""
-    ideal = {"clock_share": 1.0, "hbm_share": 1.0, "operator_start_s": 0.0, "operator_fill_s": 0.0}
-    fitted = [name for name, value in ideal.items() if getattr(accelerator, name) != value]
+    fitted = fitted_efficiency(accelerator)
     if not fitted:
         return None
-    generator = np.random.default_rng(SEED)
+    # By name: two designs are compared under the same draws, whichever constants either has.
+    factors = {
+        name: np.random.default_rng([SEED, index]).triangular(1.0 - half, 1.0, 1.0 + half, draws)
+        for index, (name, half) in enumerate(EFFICIENCY_RANGES.items())
+    }
     times = np.empty(draws)
     for index in range(draws):
         changes: dict[str, Any] = {}
         for name in fitted:
-            value, half = getattr(accelerator, name), EFFICIENCY_RANGES[name]
             most = 1.0 if name.endswith("_share") else np.inf
-            changes[name] = min(most, value * float(generator.triangular(1.0 - half, 1.0, 1.0 + half)))
+            changes[name] = min(most, getattr(accelerator, name) * float(factors[name][index]))
         times[index] = evaluator.step(replace(accelerator, **changes)).schedule.makespan_s
     return times
 
