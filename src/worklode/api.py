@@ -1,4 +1,7 @@
-"""What a notebook calls: capture a workload, evaluate a design on it, mine the best design for it."""
+"""What a notebook calls: capture a workload, evaluate a design on it, mine the best design for it.
+
+Evaluation and search are imported where they are used: they load compiled kernels, which a capture does without.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,21 @@ from worklode.graph.training_graph import TrainingGraph
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_accelerator
 from worklode.hardware.technology import Technology, load_technology
-from worklode.search.evaluate import Evaluator, silicon
-from worklode.search.evaluation import Evaluation
-from worklode.search.local import LocalSearchOptions
-from worklode.search.mining import MiningResult
-from worklode.search.mining import mine as mine_evaluators
-from worklode.search.objective import Limits, Objective
 from worklode.study.cache import cached_graph
 
 if TYPE_CHECKING:
     from worklode.hardware.space import DesignSpace
+    from worklode.search.evaluate import Evaluator
+    from worklode.search.evaluation import Evaluation
+    from worklode.search.mining import MiningResult
+    from worklode.search.objective import Limits, Objective
+
+    AnyWorkload = str | TrainingGraph | Evaluator
 
 # Called with what is being done, how much of it is done and how much there is (0 where unknown).
 Progress = Callable[..., None]
 Note = Callable[[str], None]
 Mode = Literal["split", "one-core"]
-AnyWorkload = str | TrainingGraph | Evaluator
 MemoryRule = Literal["auto", "fit", "ignore"]
 
 __all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
@@ -83,6 +85,8 @@ def evaluator(
     workload: str | TrainingGraph, *, mode: Mode = "split", technology: str | Path | Technology | None = None
 ) -> Evaluator:
     """A workload ready to be put on any number of designs."""
+    from worklode.search.evaluate import Evaluator
+
     return Evaluator(_graph(workload), _technology(technology), mode=mode)
 
 
@@ -114,7 +118,7 @@ def mine(
     area_mm2: float | None = None,
     tdp_w: float | None = None,
     memory: MemoryRule = "auto",
-    objective: str | Objective = Objective.THROUGHPUT,
+    objective: str | Objective = "throughput",
     weights: Sequence[float] | None = None,
     space: str | Path | DesignSpace | None = None,
     technology: str | Path | Technology | None = None,
@@ -145,6 +149,11 @@ def mine(
     Raises:
         SpecError: bad input: neither budget nor limits, a limit that is not positive, an unknown name.
     """
+    from worklode.search.evaluate import Evaluator
+    from worklode.search.local import LocalSearchOptions
+    from worklode.search.mining import mine as mine_evaluators
+    from worklode.search.objective import Objective
+
     constants = _technology(technology)
     baseline = None if budget is None else _accelerator(budget, "--budget")
     limits = _limits(baseline, area_mm2, tdp_w, constants)
@@ -175,6 +184,9 @@ def mine(
 
 
 def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float | None, constants: Technology) -> Limits:
+    from worklode.search.evaluate import silicon
+    from worklode.search.objective import Limits
+
     if baseline is None and area_mm2 is None and tdp_w is None:
         raise SpecError(
             Fault(where="mine", problem="no silicon budget", allowed="--budget PRESET, or --area and/or --tdp")
