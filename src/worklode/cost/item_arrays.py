@@ -1,4 +1,4 @@
-"""Work items as arrays, built once per workload: what the cost kernels read."""
+"""Work items as arrays, built once per workload: what the cost kernels read (docs/models/operator_costs.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Costs of work items on accelerators: `operator_costs` for one design, `CostModel` for many (docs/models)."""
+"""Costs of work items on accelerators: `operator_costs` for one design, `CostModel` for many.
+
+How parts become options: docs/models/operator_costs.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Allocation options of every item from the tables of its parts: which cores, how long, which traffic."""
+"""Allocation options of every item from the tables of its parts: which cores, how long, which traffic.
+
+The rules are in docs/models/operator_costs.md.
+"""
 
 # Kernels are one loop nest each.
 # ruff: noqa: PLR0912, PLR0915

@@ -1,4 +1,7 @@
-"""The accelerator template: what can be chosen about a design, and nothing derived from a cost model."""
+"""The accelerator template: what can be chosen about a design, and nothing derived from a cost model.
+
+What follows from the fields: docs/models/accelerator.md.
+"""
 
 from __future__ import annotations
 

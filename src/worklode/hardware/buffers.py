@@ -1,6 +1,6 @@
 """Local buffers and port widths of the cores: the written rules for what a design does not state.
 
-Every function works on one accelerator and, element by element, on arrays of designs.
+Every function works on one accelerator and, element by element, on arrays of designs (docs/models/accelerator.md).
 """
 
 from __future__ import annotations
