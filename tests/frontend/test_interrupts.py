@@ -12,25 +12,34 @@ pytest.importorskip("torch", reason="captures run torch")
 import torch
 
 import worklode
-from worklode.frontend.interrupts import interrupts_after
+from worklode.frontend.interrupts import HeldInterrupts
 
 
-class InterruptInBackward(torch.autograd.Function):
-    """Identity whose gradient is interrupted `times` times."""
+class Interrupted(torch.autograd.Function):
+    """Identity whose forward or gradient is interrupted `times` times, and then finishes."""
 
+    where = ""
     times = 1
     finished = 0
 
     @staticmethod
+    def interrupt(where: str) -> None:
+        if Interrupted.where == where:
+            for _ in range(Interrupted.times):
+                signal.raise_signal(signal.SIGINT)
+            Interrupted.finished += 1
+
+    @staticmethod
     def forward(context: object, x: torch.Tensor) -> torch.Tensor:
-        return x * 1
+        result = x * 1
+        Interrupted.interrupt("forward")
+        return result
 
     @staticmethod
     def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:
-        for _ in range(InterruptInBackward.times):
-            signal.raise_signal(signal.SIGINT)
-        InterruptInBackward.finished += 1
-        return gradient * 1
+        result = gradient * 1
+        Interrupted.interrupt("backward")
+        return result
 
 
 class Net(torch.nn.Module):
@@ -39,33 +48,51 @@ class Net(torch.nn.Module):
         self.layer = torch.nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return InterruptInBackward.apply(self.layer(x))  # type: ignore[no-any-return, no-untyped-call]
+        x = Interrupted.apply(self.layer(x))  # type: ignore[no-untyped-call]
+        return self.layer(x)  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize(("times", "finished"), [(1, 1), (2, 0)])
-def test_an_interrupt_of_backward_comes_behind_it_and_the_second_at_once(
-    times: int, finished: int, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupt_waits_for_the_next_call_and_a_second_one_for_nothing(
+    where: str, times: int, finished: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InterruptInBackward, "times", times)
-    monkeypatch.setattr(InterruptInBackward, "finished", 0)
+    for name, value in (("where", where), ("times", times), ("finished", 0)):
+        monkeypatch.setattr(Interrupted, name, value)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         worklode.capture_module(Net(), (torch.zeros(2, 4),), lambda out: out.sum())
-    assert InterruptInBackward.finished == finished
+    assert Interrupted.finished == finished
     assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.setattr(Interrupted, "where", "")
+    assert len(worklode.capture_module(Net(), (torch.zeros(2, 4),), lambda out: out.sum()).operators) > 5
+
+
+def test_it_is_raised_where_it_is_asked_for_else_at_the_end() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), HeldInterrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the signal")
+        interrupts.raise_held()
+        reached.append("after the question")
+    with pytest.raises(KeyboardInterrupt), HeldInterrupts():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("to the end")
+    assert reached == ["after the signal", "to the end"]
 
 
 def test_without_an_interrupt_nothing_is_raised() -> None:
     handler = signal.getsignal(signal.SIGINT)
-    with interrupts_after():
+    with HeldInterrupts() as interrupts:
         assert signal.getsignal(signal.SIGINT) is not handler
+        interrupts.raise_held()
     assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_an_error_of_the_block_is_kept_and_the_interrupt_comes_first() -> None:
-    with pytest.raises(ValueError, match="own"), interrupts_after():
+    with pytest.raises(ValueError, match="own"), HeldInterrupts():
         raise ValueError("own")
-    with pytest.raises(KeyboardInterrupt), interrupts_after():
+    with pytest.raises(KeyboardInterrupt), HeldInterrupts():
         signal.raise_signal(signal.SIGINT)
         raise ValueError("own")
 
@@ -75,7 +102,7 @@ def test_other_threads_are_left_alone() -> None:
 
     def work() -> None:
         handler = signal.getsignal(signal.SIGINT)
-        with interrupts_after():
+        with HeldInterrupts():
             seen.append(signal.getsignal(signal.SIGINT) is handler)
 
     thread = threading.Thread(target=work)

@@ -23,7 +23,7 @@ from worklode.frontend.environment import package_version
 from worklode.frontend.fake_device import AcceleratorFakeMode, Fakes, accelerator, make_module_fake
 from worklode.frontend.faults import step_fault
 from worklode.frontend.huggingface import as_on_a_device
-from worklode.frontend.interrupts import interrupts_after
+from worklode.frontend.interrupts import HeldInterrupts
 from worklode.frontend.lowering import lower
 from worklode.frontend.operators import describe
 from worklode.frontend.optimizers import make_optimizer, multi_tensor_allowed, state_tensors
@@ -98,8 +98,14 @@ class _Step:
         module = self.ingredients.module
         names = {id(child): name for name, child in module.named_modules()}
         recorder = StepRecorder(names, fakes, mode, device)
+        interrupts = HeldInterrupts()
+
+        def before_call(func: Callable[..., Any], tensor: Any) -> None:
+            interrupts.raise_held()
+            recorder.before_call(func, tensor)
+
         with ExitStack() as stack:
-            for context in (as_on_a_device(), _quiet_torch(), mode, OneDevice(device, recorder.before_call)):
+            for context in (interrupts, as_on_a_device(), _quiet_torch(), mode, OneDevice(device, before_call)):
                 stack.enter_context(context)
             stack.enter_context(autocast_of_gpus(device.type))
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
@@ -127,8 +133,7 @@ class _Step:
         """Forward, loss and backward of fresh inputs."""
         loss = self._guarded("forward", lambda: self._forward(recorder, Fakes(mode, device), device))
         recorder.phase = Phase.BACKWARD
-        with interrupts_after():
-            self._guarded("backward", loss.backward)
+        self._guarded("backward", loss.backward)
         recorder.phase = None
         for name, parameter in self.ingredients.module.named_parameters():
             if parameter.grad is not None:
