@@ -255,7 +255,10 @@ def _ranking(document: Document) -> Iterator[RenderableType]:
             {
                 "best against": baseline if rival["rank"] is None else f"#{rival['rank']}",
                 "beats it in": percent(rival["beats"]) + (f" (equal: {percent(rival['ties'])})" * bool(rival["ties"])),
-                **{column: ratio(spread[key]) for column, key in (("5 %", "p5"), ("median", "p50"), ("95 %", "p95"))},
+                # Neighbours of a search differ by tenths of a percent.
+                **{
+                    column: f"{spread[key]:.3f}x" for column, key in (("5 %", "p5"), ("median", "p50"), ("95 %", "p95"))
+                },
             }
         )
     if rows:
