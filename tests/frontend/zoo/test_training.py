@@ -170,9 +170,8 @@ def test_a_few_steps_descend(name: str) -> None:
             part.p = 0.0
     # Tables whose gradients are sparse have rows, not moments.
     sparse = any(getattr(part, "sparse", False) for part in module.modules())
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.SGD(module.parameters(), lr=0.1) if sparse else torch.optim.Adam(module.parameters(), lr=3e-3)
-    )
+    choice: Any = torch.optim.SGD if sparse else torch.optim.Adam
+    optimizer = choice(module.parameters(), lr=0.1 if sparse else 3e-3)
     values = []
     for _ in range(8):
         optimizer.zero_grad()
