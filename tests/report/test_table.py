@@ -47,6 +47,13 @@ def test_memory_that_does_not_fit_is_said() -> None:
     assert row(text_of(evaluation_report(document)), "memory needed") == "20 GiB of 16 GiB (does not fit)"
 
 
+def test_a_gain_of_a_step_that_does_not_fit_is_qualified() -> None:
+    document = mining()
+    assert "no prediction" not in text_of(mining_report(document))
+    document["best"]["memory_bytes"]["fits"] = False
+    assert "cannot hold the training step" in text_of(mining_report(document))
+
+
 def test_mining_compares_best_with_baseline() -> None:
     text = text_of(mining_report(mining()))
     assert row(text, "iteration time").split() == ["51.2", "ms", "83.1", "ms", "1.62x"]

@@ -197,6 +197,8 @@ def _verdict(document: Document) -> Iterator[RenderableType]:
         sentences.append(
             f"{ratio(improvement)} {compared} than {baseline} in {document.get('objective', 'the objective')}."
         )
+    if not (document["best"].get("memory_bytes") or {}).get("fits", True):
+        sentences.append("It cannot hold the training step: this compares cores, it is no prediction.")
     gap = document.get("optimality_gap")
     if gap is not None:
         proof = (
