@@ -15,8 +15,11 @@ from worklode.cost.model import CostModel, accumulator_rows, operator_costs
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.cost.options import core_counts
 from worklode.errors import InternalError, SpecError
-from worklode.graph.work import PatchOperand, Product, Work, WorkItem
+from worklode.graph.work import Collective, Communication, PatchOperand, Product, Work, WorkItem
 from worklode.hardware.accelerator import Accelerator
+from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.problem import ScheduleProblem
+from worklode.schedule.verify import verify
 
 DESIGN = Accelerator(
     num_tensor_cores=4,
@@ -311,3 +314,75 @@ def test_lanes_above_their_peak_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cost_model, "vector_table", flattering)
     with pytest.raises(InternalError, match="peak of the vector cores"):
         operator_costs([elementwise(2**20)], DESIGN)
+
+
+def collective(size: int, devices: int = 8, moved: int = 0) -> WorkItem:
+    communication = Communication(collective=Collective.ALL_REDUCE, bytes=size, axis="tensor", devices=devices)
+    return WorkItem(work=Work(communication=communication), read_bytes=moved, write_bytes=moved)
+
+
+@pytest.mark.parametrize("family", ["systolic", "simt"])
+def test_a_collective_holds_no_core_and_lasts_as_the_network_says(family: str) -> None:
+    items = [collective(64), matmul(1, 256, 256, 256), collective(128, moved=512), elementwise(4096)]
+    design = replace(DESIGN, family=family, operator_start_s=1e-6, operator_fill_s=1e-6)
+    alone = operator_costs([items[1], items[3]], design)
+    by_call = operator_costs(items, design, communication_s=lambda c: c.bytes * 1e-6)
+    by_array = operator_costs(items, design, communication_s=np.array([64e-6, np.nan, 128e-6, np.nan]))
+    for costs in (by_call, by_array):
+        for item, moved in ((0, 0), (2, 1024)):
+            only = options(costs, item)
+            assert only.stop - only.start == 1
+            assert costs.tensor_cores[only] == costs.vector_cores[only] == 0
+            assert costs.compute_s[only] == pytest.approx(items[item].work.communication.bytes * 1e-6)  # type: ignore[union-attr]
+            assert costs.hbm_bytes[only] == moved
+        np.testing.assert_array_equal(costs.compute_s[options(costs, 1)], alone.compute_s[options(alone, 0)])
+        np.testing.assert_array_equal(costs.compute_s[options(costs, 3)], alone.compute_s[options(alone, 1)])
+        assert costs.tensor_core_s[0] == costs.vector_core_s[0] == 0
+
+
+def test_collectives_without_a_network_are_all_named() -> None:
+    with pytest.raises(SpecError) as caught:
+        operator_costs([collective(64), matmul(1, 64, 64, 64), collective(128)], DESIGN)
+    assert [fault.value for fault in caught.value.faults] == [
+        "all_reduce of 64 bytes over 8 devices of axis tensor",
+        "all_reduce of 128 bytes over 8 devices of axis tensor",
+    ]
+
+
+@pytest.mark.parametrize("time_s", [-1.0, np.nan, np.inf])
+def test_an_impossible_time_of_a_collective_is_a_defect(time_s: float) -> None:
+    with pytest.raises(InternalError, match="all_reduce of 64 bytes"):
+        operator_costs([collective(64)], DESIGN, communication_s=lambda _: time_s)
+
+
+def test_a_collective_that_computes_is_a_defect() -> None:
+    item = collective(64)
+    with pytest.raises(InternalError, match="a collective that computes"):
+        CostModel([replace(item, work=replace(item.work, simple_ops=1))])
+
+
+def test_the_scheduler_overlaps_a_collective_with_computation() -> None:
+    """A product beside an all-reduce of half its time: the makespan is the product's alone."""
+    items = [matmul(1, 4096, 4096, 4096), collective(64)]
+    product_s = operator_costs(items[:1], DESIGN).compute_s.min()
+    costs = operator_costs(items, DESIGN, communication_s=lambda _: product_s / 2)
+    empty = np.zeros(0, np.int64)
+    problem = ScheduleProblem(
+        predecessor_start=np.zeros(3, np.int64),
+        predecessor=empty,
+        successor_start=np.zeros(3, np.int64),
+        successor=empty,
+        item_of=np.arange(2),
+        option_start=costs.option_start,
+        tensor_cores=costs.tensor_cores,
+        vector_cores=costs.vector_cores,
+        compute_s=costs.compute_s,
+        hbm_bytes=costs.hbm_bytes,
+        num_tensor_cores=DESIGN.num_tensor_cores,
+        num_vector_cores=DESIGN.num_vector_cores,
+        hbm_bytes_per_s=DESIGN.hbm_bytes_per_s,
+    )
+    found = schedule(problem, segments=True)
+    verify(problem, found)
+    assert found.makespan_s == pytest.approx(product_s)
+    np.testing.assert_allclose(found.end_s - found.start_s, [product_s, product_s / 2])

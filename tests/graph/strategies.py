@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from worklode.graph.operator import OperatorKind, Phase, TensorRole
 from worklode.graph.training_graph import Block, TrainingGraph
-from worklode.graph.work import Work
+from worklode.graph.work import AXES, Collective, Communication, Work
 
 from .builders import GraphBuilder
 
@@ -99,7 +99,14 @@ def _act(draw: st.DrawFn, b: GraphBuilder, live: list[int], action: str) -> None
             b.phase = Phase.OPTIMIZER
             b.in_place(b.parameter(size, f"w{len(b.tensors)}"), read)
         case "collective":
-            live.extend(b.op("all_reduce", OperatorKind.COLLECTIVE, (read,), (size,)))
+            communication = Communication(
+                collective=draw(st.sampled_from(list(Collective))),
+                bytes=b.tensors[read].bytes,
+                axis=draw(st.sampled_from(AXES)),
+                devices=draw(st.integers(1, 8)),
+            )
+            work = Work(communication=communication)
+            live.extend(b.op("collective", OperatorKind.COLLECTIVE, (read,), (size,), work=work))
         case "parameter":
             live.append(b.given(draw(st.sampled_from(SIZES)), draw(st.sampled_from(list(TensorRole)))))
         case "phase":

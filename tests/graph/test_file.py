@@ -28,9 +28,9 @@ from worklode.graph.file import (
     load_graph,
     save_graph,
 )
-from worklode.graph.operator import Operator
+from worklode.graph.operator import Operator, OperatorKind
 from worklode.graph.training_graph import TrainingGraph, WorkloadInfo
-from worklode.graph.work import PatchOperand
+from worklode.graph.work import Collective, Communication, PatchOperand, Work
 
 from .builders import adam_updates, attention_written_out, conv_bn_relu, linear_gelu_training, transformer_training
 from .strategies import graphs
@@ -50,9 +50,14 @@ def rich_graph() -> TrainingGraph:
     work = dataclasses.replace(
         first.work, products=(product, product), chained=True, random_accesses=7, random_access_bytes=64, serial_steps=3
     )
+    communication = Communication(collective=Collective.REDUCE_SCATTER, bytes=96, axis="data", devices=16)
+    second = dataclasses.replace(
+        graph.operators[1], kind=OperatorKind.COLLECTIVE, work=Work(communication=communication)
+    )
     operators = (
         dataclasses.replace(first, work=work, members=("a", "b"), gradient_of="weight", module="é\u2028.0"),
-        *graph.operators[1:],
+        second,
+        *graph.operators[2:],
     )
     info = WorkloadInfo(
         name="näme",
@@ -162,9 +167,17 @@ def test_the_suffix_is_required(tmp_path: Path) -> None:
 # Bad files ------------------------------------------------------------------------------------------------------------
 
 
+def small_graph() -> TrainingGraph:
+    """A linear layer's step and a collective."""
+    b = linear_gelu_training()
+    communication = Communication(collective=Collective.ALL_REDUCE, bytes=64, axis="tensor", devices=8)
+    b.op("all_reduce", OperatorKind.COLLECTIVE, (0,), (4,), work=Work(communication=communication))
+    return b.graph()
+
+
 def document() -> dict[str, Any]:
     """The JSON of a small graph, to be spoilt."""
-    loaded: dict[str, Any] = json.loads(gzip.decompress(graph_to_bytes(linear_gelu_training().graph())))
+    loaded: dict[str, Any] = json.loads(gzip.decompress(graph_to_bytes(small_graph())))
     return loaded
 
 
@@ -180,7 +193,7 @@ def message_of(data: bytes) -> str:
 
 
 def test_an_unspoilt_document_is_read() -> None:
-    assert facts(graph_from_bytes(packed(document()), "x")) == facts(linear_gelu_training().graph())
+    assert facts(graph_from_bytes(packed(document()), "x")) == facts(small_graph())
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -205,7 +218,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (packed({"format": "worklode-graph", "version": "1"}), "version: unknown"),
         (packed({"format": "worklode-graph", "version": 0}), "version: unknown"),
         (packed({"format": "worklode-graph", "version": True}), "version: unknown"),
-        (packed({"format": "worklode-graph", "version": 1}), "operators: missing key"),
+        (packed({"format": "worklode-graph", "version": 2}), "operators: missing key"),
     ],
 )
 def test_what_is_no_graph_file(data: bytes, problem: str) -> None:
@@ -279,7 +292,7 @@ def spoilt(path: str, value: object) -> bytes:
         ("operators.block.0", 3, "operators[0].block: no such block"),
         (
             "operators.after",
-            {"lengths": [1] + [0] * 10, "values": [9]},
+            {"lengths": [1] + [0] * 11, "values": [9]},
             "operators[0].after: not in a topological order",
         ),
         ("accesses.tensor.0", 900, "operators[0].reads[0].tensor: no such tensor"),
@@ -290,6 +303,13 @@ def spoilt(path: str, value: object) -> bytes:
         ("products.masked_fraction.0", "0", "products.masked_fraction[0]: is no share"),
         ("products.patch.0", 1, "products.patch[0]: unknown"),
         ("works.chained.0", 1, "chained: a chain of fewer than two products"),
+        ("works.communication.0", 1, "works.communication: index beyond the table communications"),
+        ("works.communication.0", -2, "works.communication[0]: outside its range"),
+        ("communications.bytes.0", -1, "communications.bytes[0]: outside its range"),
+        ("communications.devices.0", 0, "communications.devices[0]: outside its range"),
+        ("communications.axis.0", 0, "communication.axis: unknown"),
+        ("communications.collective.0", 0, "communications.collective[0]: unknown"),
+        ("works.communication.0", 0, "work: a collective computes nothing itself"),
         ("strings.0", 7, "strings[0]: is no text"),
         ("strings", {}, "strings: is no list"),
         ("info.name", None, "info.name: is no text"),

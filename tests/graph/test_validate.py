@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from worklode.errors import InternalError
-from worklode.graph.operator import Access, Operator, Tensor
+from worklode.graph.operator import Access, Operator, OperatorKind, Tensor
 from worklode.graph.training_graph import Block, TrainingGraph
 from worklode.graph.validate import graph_faults, require_valid
-from worklode.graph.work import Work
+from worklode.graph.work import Collective, Communication, Work
 
 from .builders import (
     adam_updates,
@@ -57,7 +57,26 @@ def broken_graphs() -> dict[str, tuple[TrainingGraph, str, str]]:
     # tensors: 0 x, 1 weight, 2 bias, 3 product, 4 sum, 5 gelu, 6 dropout, 7 mask, 8 result; operators 0 to 4
     product = graph.operators[0].work.products[0]
     first, second = graph.operators[:2]
+    shared = Communication(collective=Collective.ALL_GATHER, bytes=64, axis="tensor", devices=4)
+
+    def sharing(**changes: object) -> TrainingGraph:
+        work = Work(communication=replace(shared, **changes))  # type: ignore[arg-type]
+        return with_operator(graph, 0, kind=OperatorKind.COLLECTIVE, work=work)
+
     return {
+        "negative message": (sharing(bytes=-1), "operators[0].work.communication.bytes", "is negative"),
+        "empty group": (sharing(devices=0), "operators[0].work.communication.devices", "an empty group"),
+        "unknown axis": (sharing(axis="rows"), "operators[0].work.communication.axis", "unknown"),
+        "collective that computes": (
+            with_operator(graph, 0, kind=OperatorKind.COLLECTIVE, work=Work(communication=shared, simple_ops=1)),
+            "operators[0].work",
+            "computes nothing itself",
+        ),
+        "collective of another kind": (
+            with_operator(graph, 0, kind=OperatorKind.MATMUL, work=Work(communication=shared)),
+            "operators[0].kind",
+            "another kind",
+        ),
         "reads a later tensor": (
             with_operator(graph, 1, reads=(Access(tensor=8, bytes=0),)),
             "operators[1].reads[0]",

@@ -10,7 +10,7 @@ import numpy as np
 from worklode.cost.compiled import Floats, Ints
 from worklode.cost.traffic import PATCH_A, PATCH_B, PATCH_C, PATCH_NONE, random_access_bytes
 from worklode.errors import InternalError
-from worklode.graph.work import PatchOperand, Product, WorkItem
+from worklode.graph.work import PatchOperand, Product, Work, WorkItem
 from worklode.hardware.design import LANE_BYTES
 
 _PATCH_CODE = {
@@ -90,6 +90,7 @@ class ItemArrays:
         reduces: [U] 1 where results are reduced across lanes.
         serial_steps: [U] dependent steps.
         has_lanes: [U] 1 where vector cores have work.
+        collectives: [T] indices of the items that are collectives, which no core computes.
         fixed_bytes: [U] HBM bytes under any tiling: every operand once, scattered accesses rounded up.
         reduction_bytes: [U] group that must stay on chip; `reduction_reread` bytes more where it does not fit.
         lane_sram_bytes: [U] traffic between SRAM and vector cores.
@@ -109,6 +110,7 @@ class ItemArrays:
     reduces: Ints
     serial_steps: Ints
     has_lanes: Ints
+    collectives: Ints
     fixed_bytes: Floats
     reduction_bytes: Floats
     reduction_reread: Floats
@@ -154,6 +156,7 @@ def item_arrays(items: Sequence[WorkItem]) -> ItemArrays:
         has_lanes=np.array(
             [w.simple_ops + w.special_ops + w.vector_elements + w.serial_steps > 0 for w in works], np.int64
         ),
+        collectives=np.array([i for i, w in enumerate(works) if w.communication is not None], np.int64),
         fixed_bytes=_floats(
             item.read_bytes
             + item.write_bytes
@@ -193,6 +196,8 @@ def _check(index: int, item: WorkItem) -> None:
             raise InternalError(f"work item {index}: impossible element size, window or masked fraction in {p}")
         if p.flops and 0 in (p.a_elements, p.b_elements, p.c_elements):
             raise InternalError(f"work item {index}: a product without elements behind an operand: {p}")
+    if work.communication is not None and work != Work(communication=work.communication):
+        raise InternalError(f"work item {index} is a collective that computes: {item}")
     if min(sizes) < 0:
         raise InternalError(f"work item {index} has a negative size: {item}")
 

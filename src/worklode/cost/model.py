@@ -6,7 +6,7 @@ How parts become options: docs/models/operator_costs.md.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,12 +22,14 @@ from worklode.cost.tensor_core import INPUTS_STATIONARY, MOST_CORES, least_core_
 from worklode.cost.traffic import reread_table
 from worklode.cost.vector_core import SPECIAL_OPERATION_CYCLES, vector_table
 from worklode.errors import Fault, InternalError, SpecError
-from worklode.graph.work import WorkItem
+from worklode.graph.work import Communication, WorkItem
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.buffers import tensor_core_buffer_bytes, vector_core_port_bytes
 from worklode.hardware.design import ACCUMULATOR_BYTES, OPERAND_BYTES, Design
 
 Mode = Literal["split", "one-core"]
+# Time of a collective [s], or those of all items ([U], read where an item is a collective).
+CommunicationTimes = Callable[[Communication], float] | NDArray[np.float64]
 # Simple and special operations, bytes to and from SRAM, reductions, dependent steps of the items, each [U].
 LaneWork = tuple[Floats, Floats, Floats, Ints, Ints]
 
@@ -36,19 +38,27 @@ LaneWork = tuple[Floats, Floats, Floats, Ints, Ints]
 SRAM_SIZES = tuple(sorted({int(2.0 ** (step / 8)) for step in range(8 * 50)}))
 
 
-def operator_costs(items: Sequence[WorkItem], accelerator: Accelerator, *, mode: Mode = "split") -> OperatorCosts:
+def operator_costs(
+    items: Sequence[WorkItem],
+    accelerator: Accelerator,
+    *,
+    mode: Mode = "split",
+    communication_s: CommunicationTimes | None = None,
+) -> OperatorCosts:
     """Costs of work items on one accelerator.
 
     Args:
         items: distinct work items.
         accelerator: the design.
         mode: "split" lets an operator use any number of cores, "one-core" one of each type.
+        communication_s: times of the collectives among the items, which depend on the network and not on the design.
 
     Raises:
-        SpecError: the accelerator lacks cores the items need, or has an impossible size.
+        SpecError: the accelerator lacks cores the items need, or has an impossible size; there are collectives and no
+            times for them.
         InternalError: an item or a result is impossible.
     """
-    return CostModel(items, mode=mode).on(accelerator)
+    return CostModel(items, mode=mode).on(accelerator, communication_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +114,10 @@ class CostModel:
         self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
         self._reread: dict[int, Floats] = {}
 
-    def on(self, accelerator: Accelerator) -> OperatorCosts:
+    def on(self, accelerator: Accelerator, communication_s: CommunicationTimes | None = None) -> OperatorCosts:
         """Costs of the items on an accelerator; as `operator_costs`."""
         arrays = self._arrays
+        exchanging_s = self._exchanging_s(communication_s)
         _check_accelerator(accelerator, arrays)
         ladders = self._ladders(accelerator)
         tensor_ladder, fused_ladder, vector_ladder = ladders
@@ -166,6 +177,7 @@ class CostModel:
         )
         if wrong != FINE:
             raise _impossible(wrong, self.items[at], accelerator)
+        compute_s[option_start[arrays.collectives]] = exchanging_s
         return OperatorCosts(
             option_start=option_start,
             tensor_cores=tensor_cores[:at].copy(),
@@ -256,6 +268,27 @@ class CostModel:
             vector_core_s=vector[width_of.reshape(-1)] / clock,
             hbm_bytes=traffic[size_of.reshape(-1)],
         )
+
+    def _exchanging_s(self, communication_s: CommunicationTimes | None) -> Floats:
+        """[T] times of the items that are collectives [s]."""
+        chosen = self._arrays.collectives
+        if len(chosen) == 0:
+            return np.empty(0)
+        found = [self.items[index].work.communication for index in chosen]
+        if communication_s is None:
+            problem, allowed = (
+                "a collective on a single device: no network is given",
+                "a network and a parallel setting",
+            )
+            raise SpecError(*(Fault(where="operator", value=str(c), problem=problem, allowed=allowed) for c in found))
+        if callable(communication_s):
+            times = np.array([communication_s(c) for c in found if c is not None], np.float64)
+        else:
+            times = np.asarray(communication_s, np.float64)[chosen]
+        if not (np.isfinite(times) & (times >= 0.0)).all():
+            wrong = int(np.flatnonzero(~(np.isfinite(times) & (times >= 0.0)))[0])
+            raise InternalError(f"time {times[wrong]} s of a collective: {found[wrong]}")
+        return times
 
     def _ladders(self, accelerator: Accelerator) -> tuple[Ints, Ints, Ints]:
         """Numbers of tensor cores, of vector cores beside each of them, and of vector cores alone."""

@@ -250,6 +250,14 @@ class References(Column):
         return reader.ints(found, path, 0)
 
 
+class OptionalReferences(References):
+    """One record of another table or none each, by its index there or -1."""
+
+    def decode(self, found: Json, reader: Reader, path: str) -> Sequence[Any]:
+        """Indices, -1 for none; `resolve` makes records of them."""
+        return reader.ints(found, path, -1)
+
+
 class ReferenceTuples(Tuples):
     """Tuples of records of another table, by their index there."""
 
@@ -263,6 +271,8 @@ def resolve(
 ) -> Sequence[Any]:
     """Records in place of their indices."""
     try:
+        if isinstance(column, OptionalReferences):
+            return [None if index < 0 else records[index] for index in values]
         if isinstance(column, References):
             return list(map(records.__getitem__, values))
         return [tuple(map(records.__getitem__, indices)) for indices in values]

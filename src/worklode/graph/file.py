@@ -26,6 +26,7 @@ from worklode.graph.columns import (
     Flags,
     Ints,
     Json,
+    OptionalReferences,
     Pool,
     Reader,
     References,
@@ -40,13 +41,13 @@ from worklode.graph.columns import (
 from worklode.graph.operator import Access, Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.training_graph import Block, TrainingGraph, WorkloadInfo
 from worklode.graph.validate import graph_faults
-from worklode.graph.work import PatchOperand, Product, Work
+from worklode.graph.work import Collective, Communication, PatchOperand, Product, Work
 
 GRAPH_SUFFIX = ".wlg.json.gz"
 """How the name of a graph file ends; the command line knows a saved graph by it."""
 
 FORMAT_NAME = "worklode-graph"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 TEXT_LIMIT_BYTES = 128 * 2**20
 """Uncompressed size [bytes] above which a file is refused. Assumption: GPT-3's iteration is about 1 MB, so this is two
@@ -68,6 +69,12 @@ COLUMNS: dict[type, dict[str, Column]] = {
         "window": Ints(low=1),
         "masked_fraction": Shares(),
     },
+    Communication: {
+        "collective": Enums(Collective),
+        "bytes": Ints(),
+        "axis": Texts(),
+        "devices": Ints(low=1),
+    },
     Work: {
         "products": ReferenceTuples("products"),
         "chained": Flags(),
@@ -78,6 +85,7 @@ COLUMNS: dict[type, dict[str, Column]] = {
         "random_accesses": Ints(),
         "random_access_bytes": Ints(),
         "serial_steps": Ints(),
+        "communication": OptionalReferences("communications"),
     },
     Tensor: {
         "storage": Deltas(),
@@ -108,7 +116,7 @@ COLUMNS: dict[type, dict[str, Column]] = {
 
 INFO_NUMBERS = ("parameters", "trainable_parameters", "samples", "tokens")
 INFO_KEYS = ("name", *INFO_NUMBERS, "options", "notes", "versions")
-SECTIONS = ("info", "strings", "blocks", "products", "works", "accesses", "tensors", "operators")
+SECTIONS = ("info", "strings", "blocks", "products", "communications", "works", "accesses", "tensors", "operators")
 
 
 def save_graph(graph: TrainingGraph, path: str | os.PathLike[str]) -> None:
@@ -197,11 +205,13 @@ def _document_of(graph: TrainingGraph) -> dict[str, Json]:
     operators = graph.operators
     works = _distinct(operator.work for operator in operators)
     products = _distinct(chain.from_iterable(work.products for work in works))
+    communications = _distinct(work.communication for work in works if work.communication is not None)
     accesses = _distinct(chain.from_iterable((*operator.reads, *operator.writes) for operator in operators))
     tables: dict[str, Json] = {
         "blocks": encode_table(graph.blocks, COLUMNS[Block], pool),
         "products": encode_table(list(products), COLUMNS[Product], pool),
-        "works": _with_references(list(works), Work, {"products": products}, pool),
+        "communications": encode_table(list(communications), COLUMNS[Communication], pool),
+        "works": _with_references(list(works), Work, {"products": products, "communications": communications}, pool),
         "accesses": encode_table(list(accesses), COLUMNS[Access], pool),
         "tensors": encode_table(graph.tensors, COLUMNS[Tensor], pool),
         "operators": _with_references(operators, Operator, {"works": works, "accesses": accesses}, pool),
@@ -225,7 +235,9 @@ def _with_references(
     encoded: dict[str, Json] = {}
     for name, column in COLUMNS[kind].items():
         values = [getattr(record, name) for record in records]
-        if isinstance(column, References):
+        if isinstance(column, OptionalReferences):
+            values = [-1 if value is None else tables[column.table][value] for value in values]
+        elif isinstance(column, References):
             values = [tables[column.table][value] for value in values]
         elif isinstance(column, ReferenceTuples):
             values = [[tables[column.table][part] for part in value] for value in values]
@@ -298,10 +310,16 @@ def _graph_of(document: dict[str, Json], reader: Reader) -> TrainingGraph:
                 masked_fraction=f)
         for b, m, n, k, a, e, c, s, p, w, f in _rows(document, "products", Product, reader)
     ]  # fmt: skip
+    communications = [
+        Communication(collective=c, bytes=b, axis=a, devices=d)
+        for c, b, a, d in _rows(document, "communications", Communication, reader)
+    ]
     works = [
         Work(products=p, chained=c, simple_ops=o, special_ops=s, vector_elements=v, reduction_bytes=r,
-             random_accesses=a, random_access_bytes=b, serial_steps=t)
-        for p, c, o, s, v, r, a, b, t in _rows(document, "works", Work, reader, {"products": products})
+             random_accesses=a, random_access_bytes=b, serial_steps=t, communication=m)
+        for p, c, o, s, v, r, a, b, t, m in _rows(
+            document, "works", Work, reader, {"products": products, "communications": communications}
+        )
     ]  # fmt: skip
     accesses = [Access(tensor=t, bytes=b) for t, b in _rows(document, "accesses", Access, reader)]
     tensors = tuple(

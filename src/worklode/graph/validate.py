@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from worklode.errors import Fault, InternalError
-from worklode.graph.operator import Access, Operator, Tensor
+from worklode.graph.operator import Access, Operator, OperatorKind, Tensor
 from worklode.graph.training_graph import TrainingGraph
-from worklode.graph.work import Product, Work
+from worklode.graph.work import AXES, Communication, Product, Work
 
 GRADIENT_OF = ("", "input", "weight")
 """What a matrix product of backward may be the gradient of (`Operator.gradient_of`)."""
@@ -33,7 +33,7 @@ def graph_faults(graph: TrainingGraph, where: str = "graph") -> list[Fault]:
 
     The invariants: operators are in a topological order; a tensor is written by its producer and by nobody else;
     an access stays inside its storage; versions of one storage are written in the order of their readers; work is
-    not negative; blocks, tensors and operators named by index exist.
+    not negative; collectives compute nothing; blocks, tensors and operators named by index exist.
 
     Args:
         graph: the graph.
@@ -207,6 +207,8 @@ def _work_problems(graph: TrainingGraph) -> Iterator[_Problem]:
     first_use: dict[int, int] = {}
     for index, operator in enumerate(graph.operators):
         first_use.setdefault(id(operator.work), index)
+        if operator.work.communication is not None and operator.kind is not OperatorKind.COLLECTIVE:
+            yield f"operators[{index}].kind", "a collective of another kind", operator.kind, OperatorKind.COLLECTIVE
     for index in first_use.values():
         work = graph.operators[index].work
         yield from _one_work_problems(f"operators[{index}].work", work)
@@ -220,6 +222,19 @@ def _one_work_problems(path: str, work: Work) -> Iterator[_Problem]:
         yield f"{path}.chained", "a chain of fewer than two products", len(work.products), "2 or more products"
     for place, product in enumerate(work.products):
         yield from _product_problems(f"{path}.products[{place}]", product)
+    if work.communication is not None:
+        yield from _communication_problems(f"{path}.communication", work.communication)
+        if work != Work(communication=work.communication):
+            yield path, "a collective computes nothing itself", None, "an operator of its own for the computation"
+
+
+def _communication_problems(path: str, communication: Communication) -> Iterator[_Problem]:
+    if communication.bytes < 0:
+        yield f"{path}.bytes", "is negative", communication.bytes, "0 or more"
+    if communication.devices < 1:
+        yield f"{path}.devices", "an empty group", communication.devices, "1 or more"
+    if communication.axis not in AXES:
+        yield f"{path}.axis", "unknown", repr(communication.axis), ", ".join(AXES)
 
 
 def _product_problems(path: str, product: Product) -> Iterator[_Problem]:

@@ -1,4 +1,4 @@
-"""What an operator has to compute, free of names: matrix products and vector operations.
+"""What an operator has to compute or to exchange, free of names: matrix products, vector operations, a collective.
 
 Two operators with equal `Work` and equal traffic cost the same on every accelerator, so costs are computed once per
 distinct `WorkItem`.
@@ -56,9 +56,46 @@ class Product:
         return 2 * self.batch * self.m * self.n * self.k
 
 
+class Collective(StrEnum):
+    """What the devices of a group exchange, by the names of MPI and NCCL."""
+
+    ALL_REDUCE = "all_reduce"
+    REDUCE_SCATTER = "reduce_scatter"
+    ALL_GATHER = "all_gather"
+    ALL_TO_ALL = "all_to_all"
+    BROADCAST = "broadcast"
+    POINT_TO_POINT = "point_to_point"
+
+
+AXES = ("tensor", "expert", "data", "pipeline")
+"""Axes of the mesh of devices along which a group of a collective lies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Communication:
+    """A collective of the devices along one axis of the mesh.
+
+    Attributes:
+        collective: what is exchanged.
+        bytes: size of the whole tensor [bytes], NCCL's message size: the buffer of an all-reduce, broadcast or
+            point-to-point; the input of a reduce-scatter; the output of an all-gather; what one device sends in an
+            all-to-all, its own part included.
+        axis: one of `AXES`.
+        devices: size of the group, 1 included, where nothing is sent.
+    """
+
+    collective: Collective
+    bytes: int
+    axis: str
+    devices: int
+
+    def __str__(self) -> str:
+        return f"{self.collective} of {self.bytes} bytes over {self.devices} devices of axis {self.axis}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """All that one operator computes.
+    """All that one operator computes, or the collective it is.
 
     Attributes:
         products: matrix products, in order; more than one in attention (scores and context) and its backward.
@@ -70,6 +107,7 @@ class Work:
             0 where results stream. A group that does not fit on chip is read twice.
         random_accesses, random_access_bytes: number and size [bytes] of scattered accesses (embedding rows).
         serial_steps: dependent steps that no number of lanes shortens (scan along a sequence, radix passes of a sort).
+        communication: the collective; an operator with one computes nothing itself.
     """
 
     products: tuple[Product, ...] = ()
@@ -81,6 +119,7 @@ class Work:
     random_accesses: int = 0
     random_access_bytes: int = 0
     serial_steps: int = 0
+    communication: Communication | None = None
 
     @property
     def matrix_flops(self) -> int:
