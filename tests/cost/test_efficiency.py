@@ -109,3 +109,64 @@ def test_more_of_anything_never_takes_longer_on_a_multiprocessor(
 def _best(model: CostModel, design: Accelerator) -> float:
     costs = model.on(design)
     return float(np.maximum(costs.compute_s, costs.hbm_bytes / design.sustained_hbm_bytes_per_s).min())
+
+
+def stream(elements: int, simple: int = 1) -> WorkItem:
+    work = Work(simple_ops=simple * elements, vector_elements=2 * elements)
+    return WorkItem(work=work, read_bytes=2 * elements, write_bytes=2 * elements)
+
+
+@pytest.mark.parametrize("simple", [1, 1000])
+def test_a_stream_hides_the_lesser_of_computation_and_transfers(simple: int) -> None:
+    """Elements that wait for no others: max(C, H), where a reduction of the same size takes the root of the squares."""
+    item = stream(10**8, simple)
+    cores_s = max(simple * 10**8, 4e8 / 4) / (GPU.total_lanes * GPU.clock_hz)
+    moving_s = 4e8 / GPU.hbm_bytes_per_s
+    assert alone_s(item, GPU) == pytest.approx(max(cores_s, moving_s), rel=1e-6)
+    assert bound_by_hbm(operator_costs([item], GPU), GPU)[-1] == (moving_s > cores_s)
+    late = replace(GPU, operator_start_s=3e-6, operator_fill_s=2e-6)
+    assert alone_s(item, late) == pytest.approx(max(cores_s, moving_s) + 5e-6, rel=1e-6)
+    assert bound_by_hbm(operator_costs([item], late), late)[-1] == (moving_s > cores_s)
+    waits = replace(item, work=replace(item.work, reduction_bytes=1024))
+    assert alone_s(waits, GPU) == pytest.approx(np.hypot(cores_s, moving_s), rel=1e-3)
+    assert alone_s(waits, replace(GPU, family="systolic")) == pytest.approx(max(cores_s, moving_s), rel=1e-3)
+
+
+def row_reduction(rows: int, row_bytes: int) -> WorkItem:
+    size = rows * row_bytes
+    work = Work(simple_ops=size, vector_elements=size, reduction_bytes=row_bytes)
+    return WorkItem(work=work, read_bytes=size, write_bytes=size)
+
+
+def test_a_row_too_long_for_a_thread_block_is_read_twice() -> None:
+    """256 KiB of registers, half of them for rows, eight rows at a time: 16 KiB each."""
+    fits, longer = row_reduction(4096, 16384), row_reduction(4096, 16385)
+    assert set(operator_costs([fits], GPU).hbm_bytes) == {2.0 * 4096 * 16384}
+    assert set(operator_costs([longer], GPU).hbm_bytes) == {3.0 * 4096 * 16385}
+    wider = replace(GPU, vector_core_buffer_bytes=2**19)
+    assert set(operator_costs([longer], wider).hbm_bytes) == {2.0 * 4096 * 16385}
+    # One program keeps a row in the memory all cores share.
+    scratchpad = operator_costs([longer], replace(GPU, family="systolic"))
+    assert scratchpad.hbm_bytes[-1] == 2.0 * 4096 * 16385
+    # An input that stays in the shared memory is not fetched again, with all cores and so all of the memory.
+    few = operator_costs([row_reduction(100, 100_000)], GPU)
+    assert few.hbm_bytes[-1] == 2.0 * 100 * 100_000
+    # Bounds do not know the family.
+    assert CostModel([longer]).bounds(GPU).hbm_bytes[0] <= operator_costs([longer], GPU).hbm_bytes.min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3000), st.integers(1, 200_000)),
+    st.booleans(),
+    st.sampled_from(["num_vector_cores", "vector_lanes", "sram_bytes", "hbm_stacks"]),
+    st.integers(1, 3),
+)
+def test_more_of_anything_never_takes_longer_for_lanes_of_a_multiprocessor(
+    sizes: tuple[int, int], reduces: bool, name: str, factor: int
+) -> None:
+    small = replace(load_preset("a100-80gb"), num_vector_cores=8, sram_bytes=2**20, vector_core_buffer_bytes=None)
+    item = row_reduction(*sizes) if reduces else stream(sizes[0] * sizes[1])
+    model = CostModel([item])
+    more = replace(small, **{name: getattr(small, name) * factor})
+    assert _best(model, more) <= _best(model, small) * (1 + 1e-12)

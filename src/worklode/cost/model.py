@@ -17,14 +17,14 @@ from worklode.cost.attention import attention_reread_table
 from worklode.cost.compiled import Floats, Ints
 from worklode.cost.item_arrays import ItemArrays, item_arrays
 from worklode.cost.operator_costs import OperatorCosts
-from worklode.cost.options import ABOVE_TENSOR_PEAK, FINE, NOT_POSITIVE, core_counts, item_options
+from worklode.cost.options import ABOVE_TENSOR_PEAK, FINE, NOT_POSITIVE, ROUNDING, core_counts, item_options
 from worklode.cost.tensor_core import INPUTS_STATIONARY, MOST_CORES, least_core_cycles, split_table
-from worklode.cost.traffic import reread_table
-from worklode.cost.vector_core import SPECIAL_OPERATION_CYCLES, vector_table
+from worklode.cost.traffic import TILE_SHARE, reread_table
+from worklode.cost.vector_core import SPECIAL_OPERATION_CYCLES, held_group_bytes, vector_table
 from worklode.errors import Fault, InternalError, SpecError
 from worklode.graph.work import Communication, WorkItem
 from worklode.hardware.accelerator import Accelerator
-from worklode.hardware.buffers import tensor_core_buffer_bytes, vector_core_port_bytes
+from worklode.hardware.buffers import tensor_core_buffer_bytes, vector_core_buffer_bytes, vector_core_port_bytes
 from worklode.hardware.design import ACCUMULATOR_BYTES, OPERAND_BYTES, Design
 
 Mode = Literal["split", "one-core"]
@@ -112,7 +112,7 @@ class CostModel:
         self.mode: Mode = mode
         self._arrays: ItemArrays = item_arrays(self.items)
         self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
-        self._reread: dict[int, Floats] = {}
+        self._reread: dict[tuple[int, float], Floats] = {}
 
     def on(self, accelerator: Accelerator, communication_s: CommunicationTimes | None = None) -> OperatorCosts:
         """Costs of the items on an accelerator; as `operator_costs`."""
@@ -153,11 +153,14 @@ class CostModel:
             fused_ladder,
             vector_ladder,
             self._rereads(accelerator.sram_bytes, tensor_ladder, accelerator.num_tensor_cores),
-            self._rereads(accelerator.sram_bytes, vector_ladder, accelerator.num_vector_cores),
+            self._rereads(
+                accelerator.sram_bytes, vector_ladder, accelerator.num_vector_cores, _held_bytes(accelerator)
+            ),
             arrays.fixed_bytes,
             table.macs,
             table.simple_ops + SPECIAL_OPERATION_CYCLES * table.special_ops,
             arrays.alone_simple_ops + SPECIAL_OPERATION_CYCLES * arrays.special_ops,
+            arrays.reduces,
             float(accelerator.tensor_core_rows * accelerator.tensor_core_cols),
             float(lanes),
             accelerator.sustained_clock_hz,
@@ -189,6 +192,7 @@ class CostModel:
             lane_ops=np.where(on_lanes, arrays.alone_simple_ops, table.simple_ops) + table.special_ops,
             tensor_core_s=tensor_core_s,
             vector_core_s=vector_core_s,
+            streams=(np.diff(arrays.product_start) == 0) & (arrays.reduces == 0),
         )
 
     def splits(self, item: int, accelerator: Accelerator, tensor_cores: int) -> tuple[ProductSplit, ...]:
@@ -354,15 +358,33 @@ class CostModel:
             lane_sram_bytes=arrays.lane_sram_bytes * scale,
         )
 
-    def _rereads(self, sram_bytes: int, ladder: Ints, cores: int) -> Floats:
-        """[J, U] HBM bytes beyond every operand once, with the share p/P of the SRAM."""
+    def _rereads(self, sram_bytes: int, ladder: Ints, cores: int, held_bytes: float = np.inf) -> Floats:
+        """[J, U] HBM bytes beyond every operand once, with the share p/P of the SRAM; see `_held_reread_at`."""
         if len(ladder) == 0:
             return np.zeros((0, len(self._arrays)))
-        return np.stack([self._reread_at(_sram_index(sram_bytes * int(p) // cores)) for p in ladder])
+        return np.stack([self._held_reread_at(_sram_index(sram_bytes * int(p) // cores), held_bytes) for p in ladder])
+
+    def _held_reread_at(self, index: int, held_bytes: float) -> Floats:
+        """As `_reread_at` where a core holds groups of `held_bytes` at most.
+
+        A vector operator reads a larger group again; from HBM unless its whole input stays in the SRAM meanwhile.
+        """
+        if held_bytes == np.inf:
+            return self._reread_at(index)
+        known = self._reread.get((index, held_bytes))
+        if known is not None:
+            return known
+        arrays, base = self._arrays, self._reread_at(index)
+        size = float(SRAM_SIZES[index]) if index >= 0 else 0.0
+        again = (arrays.reduction_bytes > held_bytes) & (arrays.reduction_bytes <= size)
+        again &= (np.diff(arrays.product_start) == 0) & (arrays.reduction_reread > size * TILE_SHARE)
+        total = base + np.where(again, arrays.reduction_reread, 0.0)
+        self._reread[index, held_bytes] = total
+        return total
 
     def _reread_at(self, index: int) -> Floats:
         """[U] HBM bytes beyond every operand once, with `SRAM_SIZES[index]` on chip."""
-        known = self._reread.get(index)
+        known = self._reread.get((index, np.inf))
         if known is not None:
             return known
         arrays, products, attentions = self._arrays, self._arrays.products, self._arrays.attentions
@@ -399,7 +421,7 @@ class CostModel:
         )
         total[attentions.item] = of_attention
         total += np.where(arrays.reduction_bytes > size, arrays.reduction_reread, 0.0)
-        self._reread[index] = total
+        self._reread[index, np.inf] = total
         return total
 
     def _least_cycles(self, rows: int, cols: int) -> Floats:
@@ -427,6 +449,13 @@ def _lanes_alone(arrays: ItemArrays) -> LaneWork:
     return (arrays.alone_simple_ops, arrays.special_ops, moved, reduces, arrays.serial_steps)
 
 
+def _held_bytes(accelerator: Accelerator) -> float:
+    """Largest group a vector core holds until it is seen whole [bytes]; see `vector_core.held_group_bytes`."""
+    if accelerator.family != "simt":
+        return np.inf
+    return held_group_bytes(float(vector_core_buffer_bytes(accelerator)))
+
+
 def exposes_transfers(accelerator: Accelerator) -> bool:
     """Whether HBM transfers of an operator show beside its computation (docs/models/efficiency.md).
 
@@ -443,9 +472,11 @@ def bound_by_hbm(costs: OperatorCosts, accelerator: Accelerator) -> NDArray[np.b
         return np.asarray(moving_s > costs.compute_s)
     held = costs.tensor_cores + costs.vector_cores > 0
     # Time grows with that of the cores, so they take less than the transfers where it is less than with both equal.
-    both_equal_s = np.sqrt(2.0) * moving_s + np.minimum(moving_s, accelerator.operator_fill_s)
+    both = np.where(np.repeat(costs.streams, np.diff(costs.option_start)), 1.0, np.sqrt(2.0))
+    both_equal_s = both * moving_s + np.minimum(moving_s, accelerator.operator_fill_s)
     start_s = np.where(held, accelerator.operator_start_s, 0.0)
-    return np.asarray(both_equal_s > costs.compute_s - start_s)
+    # A stream takes exactly as long for any computation that hides behind its transfers.
+    return np.asarray(both_equal_s * (1.0 + ROUNDING) >= costs.compute_s - start_s)
 
 
 def accumulator_rows(design: Design) -> Any:

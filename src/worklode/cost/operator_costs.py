@@ -28,6 +28,8 @@ class OperatorCosts:
         lane_ops: [U] lane operations executed, special ones and those of products on lanes included.
         tensor_core_s: [U] least tensor-core time [core-seconds] any option spends: the work bound of an item.
         vector_core_s: [U] the same for vector cores.
+        streams: [U] no products and no element that waits for others: of computation and transfers the lesser hides
+            behind the other, on every family.
     """
 
     option_start: NDArray[np.int64]
@@ -40,3 +42,4 @@ class OperatorCosts:
     lane_ops: NDArray[np.float64]
     tensor_core_s: NDArray[np.float64]
     vector_core_s: NDArray[np.float64]
+    streams: NDArray[np.bool_]

@@ -38,7 +38,7 @@ def pipelined_cycles(products: float, lanes: float, shown: float) -> float:
     "Tuple((int64, int64))(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[:, ::1],"
     " float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], int64[::1],"
     " int64[::1], int64[::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[::1], float64[::1], float64[::1],"
-    " float64, float64, float64, float64,"
+    " int64[::1], float64, float64, float64, float64,"
     " float64, boolean, float64, int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64[::1],"
     " float64[::1], float64[::1], float64[::1])"
 )
@@ -64,6 +64,7 @@ def item_options(
     macs: Floats,
     lane_work: Floats,
     alone_work: Floats,
+    reduces: Ints,
     macs_per_cycle: float,
     lanes: float,
     clock_hz: float,
@@ -89,7 +90,8 @@ def item_options(
 
         sqrt(C² + H²) + min(C, H, fill)
 
-    of the time C of its cores and H of its transfers. Later options that are not faster are left out, except that the
+    of the time C of its cores and H of its transfers, max(C, H) in place of the root for an item without products
+    whose elements wait for no others. Later options that are not faster are left out, except that the
     last stays where its share of the SRAM saves HBM traffic.
 
     Lanes compute the products of an item that suits them where they need fewer cycles, all of each counted.
@@ -106,6 +108,7 @@ def item_options(
         tensor_reread: [J, U], vector_reread: [L, U] HBM bytes beyond `fixed_bytes` [U].
         macs, lane_work: [U] multiply-accumulates and lane-cycles executed, the rooflines; alone_work: [U] lane-cycles
             of lanes alone.
+        reduces: [U] 1 where groups are reduced, whose threads wait for one another.
         macs_per_cycle, lanes: of one core.
         clock_hz: clock [Hz].
         start_s: added to every item that holds a core [s].
@@ -169,7 +172,10 @@ def item_options(
             if exposed:
                 moving = traffic / hbm_bytes_per_s
                 filling = min(duration, moving, fill_s)
-                duration = np.sqrt(duration * duration + moving * moving) + filling
+                if last > first or reduces[u] == 1:
+                    duration = np.sqrt(duration * duration + moving * moving) + filling
+                else:
+                    duration = max(duration, moving) + filling
             duration += start_s
             spares_traffic = j == count - 1 and at > start and traffic < hbm_bytes[at - 1]
             if at > start and duration >= compute_s[at - 1] and not spares_traffic:

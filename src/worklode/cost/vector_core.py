@@ -14,6 +14,24 @@ SPECIAL_OPERATION_CYCLES = 4
 # architecture via microbenchmarking, arXiv 1804.06826, chapter 4: 4 cycles for fp32 and integer arithmetic.
 DEPENDENT_STEP_CYCLES = 4
 
+# Thread blocks that share a multiprocessor [count]: 2048 resident threads (CUDA C++ Programming Guide 12, technical
+# specifications of compute capability 8.0 and 9.0) in blocks of 256, what Triton's reductions use (PyTorch 2,
+# torch/_inductor: 8 warps at most) and the middle of PyTorch's own 128 to 1024.
+RESIDENT_BLOCKS = 8
+# Share of a multiprocessor's registers that holds a group [1]; the other half are addresses, sums and results.
+HELD_SHARE = 0.5
+
+
+def held_group_bytes(buffer_bytes: float) -> float:
+    """Largest group one thread block keeps in registers until it is seen whole [bytes]: buffer/2/blocks.
+
+    A row of softmax belongs to one thread block; 16 KiB of the 256 KiB of a multiprocessor of A100 or H100.
+
+    Args:
+        buffer_bytes: registers of one multiprocessor [bytes].
+    """
+    return buffer_bytes * HELD_SHARE / RESIDENT_BLOCKS
+
 
 @compiled("float64(float64, float64)")
 def lane_cycles(simple_ops: float, special_ops: float) -> float:
