@@ -14,7 +14,6 @@ from worklode.validation.gpu import _layer_kernels, _stated_harness_s
 from worklode.validation.score import Group
 from worklode.validation.silicon import silicon
 from worklode.validation.suites import SUITES, validate
-from worklode.validation.systolic import loops_of, reloads
 from worklode.validation.tables import fitted_half
 
 from .data import folder
@@ -30,7 +29,7 @@ def groups(suite: str) -> dict[str, Group]:
     ("suite", "word", "mean_error"),
     [
         ("systolic", "SCALE-Sim", 0.0),
-        ("systolic", "Gemmini", 0.18),  # missed: the target is 15 %
+        ("systolic", "Gemmini", 0.11),  # the target is 15 %
         ("gemm", "A100-SXM4-80GB, from", 0.10),
         ("gemm", "H100-SXM-80GB, from", 0.10),
         ("vector", "A100-SXM4-80GB, softmax, norms, GELU", 0.17),  # missed: the target is 15 %
@@ -153,11 +152,3 @@ def test_kernels_of_a_layer_by_hand() -> None:
     spelled = {"model": "h=4096,a=16,mb=4,s=2048,v=51200", "phase": "forward"}
     found = _layer_kernels({**spelled, "operator": "mlp_h_to_4h 4x4096x16384, b=2048"}, 1)
     assert found is not None and found[1][0].work.matrix_flops == 2 * 4 * 2048 * 4096 * 16384
-
-
-def test_loops_of_a_mapping_by_hand() -> None:
-    levels = loops_of("L3[WIO] K4 P7 - L2[WI] N1 K16X - L1[O] C16X - L0[W] P2")
-    assert levels["L2"] == [("N", 1, False), ("K", 16, True)]
-    # Weights change with K only, and P runs inside it: 4 fetches; inputs change with P: 28.
-    assert reloads(levels["L3"], "CKRS") == 4
-    assert reloads(levels["L3"], "NCPQRS") == 28
