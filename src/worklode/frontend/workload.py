@@ -16,7 +16,7 @@ CONTRACT = (
     "tensor, a tuple (positional) or a dict (keywords), loss a callable from the module's output to a scalar, "
     "optimizer a name or a callable from parameters to a torch optimizer"
 )
-_FORMS = "a zoo name, file.py:function, a Hugging Face config.json or a saved graph"
+_FORMS = "a zoo name, gpt:layers=..,hidden=..,heads=.., file.py:function, a Hugging Face config.json or a saved graph"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +170,11 @@ def _from_file(text: str, options: CaptureOptions) -> Workload:
 
 
 def _from_zoo(text: str, options: CaptureOptions) -> Workload:
-    """A zoo name."""
+    """A zoo name, or the sizes of a GPT."""
     from worklode.frontend import zoo
 
+    if zoo.is_gpt_text(text):
+        return from_function(text, zoo.gpt_function(text), options)
     known: tuple[str, ...] = zoo.names()
     if text not in known:
         looks_like_path = text and ("/" in text or Path(text).suffix or Path(text).is_dir())

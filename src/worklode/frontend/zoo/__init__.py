@@ -13,8 +13,9 @@ from typing import Any
 
 from worklode.errors import Fault, SpecError
 from worklode.frontend.zoo.entries import ENTRIES, ZooEntry
+from worklode.frontend.zoo.gpt_text import is_gpt_text, parse_gpt
 
-__all__ = ["ZooEntry", "entry", "function", "names"]
+__all__ = ["ZooEntry", "entry", "function", "gpt_function", "is_gpt_text", "names"]
 
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
 
@@ -52,3 +53,18 @@ def function(name: str) -> Callable[..., tuple[Any, Any, Any, str]]:
     found = entry(name)
     module = import_module(f"{__name__}.{found.module}")
     return getattr(module, found.function_name)  # type: ignore[no-any-return]
+
+
+def gpt_function(text: str) -> Callable[..., tuple[Any, Any, Any, str]]:
+    """The workload function of a GPT of given sizes (`gpt:layers=24,hidden=2304,heads=24`), importing torch.
+
+    Raises:
+        SpecError: the text is at fault.
+    """
+    sizes = parse_gpt(text)
+    make = import_module(f"{__name__}.gpt").gpt
+
+    def workload(batch: int = 1, seq_len: int = sizes.context) -> tuple[Any, Any, Any, str]:
+        return make(text, sizes, batch, seq_len)  # type: ignore[no-any-return]
+
+    return workload

@@ -8,6 +8,7 @@ no copies. Reference: Vaswani et al., "Attention Is All You Need", arXiv 1706.03
 # mypy: no-warn-return-any
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,6 +95,31 @@ class FusedSelfAttention(nn.Module):
             is_causal=self.causal,
         )
         return self.output(merge_heads(mixed))
+
+
+class WrittenOutSelfAttention(nn.Module):
+    """Causal self-attention as operators of their own, sequence first, so that heads are views of one projection.
+
+    The order of operators and what they keep for backward is that of arXiv 2205.05198, figure 3: scores, softmax,
+    dropout of its result, context.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Attend within x [tokens, batch, width]; `mask` [tokens, tokens] is True where a token must not look."""
+        tokens, batch, width = x.shape
+        per_head = self.query_key_value(x).view(tokens, batch * self.heads, 3 * width // self.heads)
+        query, key, value = (part.transpose(0, 1) for part in per_head.chunk(3, dim=-1))
+        # the factor is for the scores: scaled queries would be kept beside the projection they are a view of
+        scores = torch.bmm(query, key.transpose(1, 2)) * (width // self.heads) ** -0.5
+        weights = scores.masked_fill(mask, float("-inf")).softmax(dim=-1)
+        mixed = torch.bmm(functional.dropout(weights, self.dropout, self.training), value)
+        return self.output(mixed.transpose(0, 1).reshape(tokens, batch, width))
 
 
 class FeedForward(nn.Module):

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from worklode.frontend.zoo.attention import FeedForward, FusedSelfAttention, MultiHeadAttention
+from worklode.frontend.zoo.attention import (
+    FeedForward,
+    FusedSelfAttention,
+    MultiHeadAttention,
+    WrittenOutSelfAttention,
+)
+from worklode.frontend.zoo.gpt_text import GptText
 from worklode.frontend.zoo.workload import Workload, check_shape, random_ids, token_cross_entropy
 
 
@@ -27,6 +34,8 @@ class GptConfig:
         fused_projection: query, key and value are one linear map.
         gelu: GELU (tanh form) or, where False, ReLU.
         dropout: after the attention and the feed-forward block; embedding_dropout, attention_dropout: there.
+        inner_width: width inside the feed-forward block; 0 for four times the width.
+        written_out: attention as operators of its own, the whole model sequence first (`WrittenOutSelfAttention`).
     """
 
     width: int
@@ -40,6 +49,8 @@ class GptConfig:
     dropout: float = 0.1
     embedding_dropout: float = 0.1
     attention_dropout: float = 0.1
+    inner_width: int = 0
+    written_out: bool = False
 
 
 GPT2_XL = GptConfig(width=1600, layers=48, heads=25, context=1024, vocabulary=50_257)
@@ -69,18 +80,18 @@ class GptLayer(nn.Module):
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
-        attention = FusedSelfAttention if config.fused_projection else MultiHeadAttention
         activation = nn.GELU(approximate="tanh") if config.gelu else nn.ReLU()
         self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = attention(config.width, config.heads, dropout=config.attention_dropout, causal=True)
+        self.attention = _attention(config)
         self.attention_dropout = nn.Dropout(config.dropout)
         self.feed_forward_norm = nn.LayerNorm(config.width)
-        self.feed_forward = FeedForward(config.width, 4 * config.width, activation)
+        self.feed_forward = FeedForward(config.width, config.inner_width or 4 * config.width, activation)
         self.feed_forward_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [batch, tokens, width] to the same shape."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map x [batch, tokens, width] (sequence first where attention is written out) to the same shape."""
+        masks = () if mask is None else (mask,)
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), *masks))
         return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -97,15 +108,39 @@ class Gpt(nn.Module):
         self.final_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.head.weight = self.token_embedding.weight
+        self.written_out = config.written_out
+        self.later: Tensor
+        if config.written_out:
+            later = torch.ones(config.context, config.context, dtype=torch.bool).triu(1)
+            self.register_buffer("later", later, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of ids [batch, tokens]."""
+        if self.written_out:
+            return self._sequence_first(tokens.t()).transpose(0, 1)
         first = self.position_offset
         positions = self.position_embedding.weight[first : first + tokens.shape[1]]
         x = self.embedding_dropout(self.token_embedding(tokens) + positions)
         for layer in self.layers:
             x = layer(x)
         return self.head(self.final_norm(x))
+
+    def _sequence_first(self, tokens: Tensor) -> Tensor:
+        """Logits [tokens, batch, vocabulary] of ids [tokens, batch]."""
+        length = tokens.shape[0]
+        positions = self.position_embedding.weight[self.position_offset : self.position_offset + length]
+        x = self.embedding_dropout(self.token_embedding(tokens) + positions.unsqueeze(1))
+        mask = self.later[:length, :length]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.head(self.final_norm(x))
+
+
+def _attention(config: GptConfig) -> nn.Module:
+    if config.written_out:
+        return WrittenOutSelfAttention(config.width, config.heads, dropout=config.attention_dropout)
+    attention = FusedSelfAttention if config.fused_projection else MultiHeadAttention
+    return attention(config.width, config.heads, dropout=config.attention_dropout, causal=True)
 
 
 def gpt2_xl(batch: int = 2, seq_len: int = 1024) -> Workload:
@@ -128,3 +163,20 @@ def language_model(name: str, config: GptConfig, batch: int, seq_len: int) -> Wo
     check_shape(name, batch=batch, seq_len=seq_len, longest=config.context)
     loss = token_cross_entropy(random_ids(config.vocabulary, batch, seq_len))
     return Gpt(config), {"tokens": random_ids(config.vocabulary, batch, seq_len)}, loss, "adamw"
+
+
+def gpt(name: str, sizes: GptText, batch: int, seq_len: int) -> Workload:
+    """A GPT of the sizes of a text; the name is the text."""
+    config = GptConfig(
+        width=sizes.hidden,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        context=sizes.context,
+        vocabulary=sizes.vocab,
+        dropout=sizes.dropout,
+        embedding_dropout=sizes.dropout,
+        attention_dropout=sizes.dropout,
+        inner_width=sizes.ffn,
+        written_out=sizes.attention == "written-out",
+    )
+    return language_model(name, config, batch, seq_len)
