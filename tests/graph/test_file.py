@@ -28,6 +28,7 @@ from worklode.graph.file import (
     load_graph,
     save_graph,
 )
+from worklode.graph.loops import LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Operator, OperatorKind
 from worklode.graph.training_graph import TrainingGraph, WorkloadInfo
 from worklode.graph.work import Collective, Communication, PatchOperand, Work
@@ -38,7 +39,7 @@ from .strategies import graphs
 
 def facts(graph: TrainingGraph) -> tuple[object, ...]:
     """What makes two graphs equal (graphs themselves compare by identity)."""
-    return graph.info, graph.tensors, graph.operators, graph.blocks
+    return graph.info, graph.tensors, graph.operators, graph.blocks, graph.loops
 
 
 def rich_graph() -> TrainingGraph:
@@ -69,7 +70,13 @@ def rich_graph() -> TrainingGraph:
         notes=("a note",),
         versions=(("torch", "2.13.0"),),
     )
-    return dataclasses.replace(graph, info=info, operators=operators)
+    nest = Nest(
+        sizes=(4, 3), kinds=(LoopKind.FREE, LoopKind.ROW), operands=(3, 1), results=(1, -1), products=(1, 2, 0, 3),
+        linear=(1,),
+    )  # fmt: skip
+    loops = [OperatorLoops(nest=None, operands=(), results=()) for _ in operators]
+    loops[0] = OperatorLoops(nest=nest, operands=(0,), results=(-1,))
+    return dataclasses.replace(graph, info=info, operators=operators, loops=tuple(loops))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (packed({"format": "worklode-graph", "version": "1"}), "version: unknown"),
         (packed({"format": "worklode-graph", "version": 0}), "version: unknown"),
         (packed({"format": "worklode-graph", "version": True}), "version: unknown"),
-        (packed({"format": "worklode-graph", "version": 2}), "operators: missing key"),
+        (packed({"format": "worklode-graph", "version": FORMAT_VERSION}), "operators: missing key"),
     ],
 )
 def test_what_is_no_graph_file(data: bytes, problem: str) -> None:

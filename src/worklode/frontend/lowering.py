@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from worklode.frontend.call import Call, Description
 from worklode.frontend.gradients import product_gradients
+from worklode.frontend.loops import nest_of
 from worklode.frontend.recording import Record, Recording
+from worklode.graph.loops import Nest, OperatorLoops
 from worklode.graph.operator import Access, Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.work import Work
 
@@ -37,6 +39,7 @@ class _Lowering:
         self.readers: list[list[int]] = []
         self.current = [_NO_TENSOR] * len(recording.storage_bytes)
         self.operators: list[Operator] = []
+        self.loops: list[OperatorLoops] = []
         self.born_in: dict[int, Phase] = {}
 
     def new_tensor(self, storage: int, producer: int, phase: Phase | None) -> int:
@@ -48,12 +51,22 @@ class _Lowering:
             self.born_in.setdefault(storage, phase)
         return self.current[storage]
 
-    def add(self, record: Record, call: Call, description: Description) -> None:
+    def add(self, record: Record, call: Call, description: Description, nest: Nest | None) -> None:
         """One operator for one description of a record."""
         index = len(self.operators)
         reads = self._reads(record, description, index)
+        operands = tuple([self.current[storage] for storage in record.inputs])
         after: set[int] = set()
         writes = self._writes(record, description, index, after)
+        written = {access.tensor for access in writes}
+        results = [self.current[record.outputs[place]] for place in description.outputs]
+        self.loops.append(
+            OperatorLoops(
+                nest=nest,
+                operands=operands,
+                results=tuple([tensor if tensor in written else _NO_TENSOR for tensor in results]),
+            )
+        )
         after.difference_update(self.drafts[access.tensor].producer for access in reads)
         after.difference_update((index, -1))
         namespace, packet, _ = call.name.split(".", 2)
@@ -131,16 +144,30 @@ class _Lowering:
         return TensorRole.ACTIVATION
 
 
-def lower(recording: Recording, describe: Describe) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
-    """Operators in the order they ran, and the tensors between them, storages numbered without gaps."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """Operators in the order they ran, the tensors between them, and the loops of every operator."""
+
+    operators: tuple[Operator, ...]
+    tensors: tuple[Tensor, ...]
+    loops: tuple[OperatorLoops, ...]
+
+
+def lower(recording: Recording, describe: Describe) -> Lowered:
+    """The operators of a recording; storages are numbered without gaps."""
     lowering = _Lowering(recording)
-    described = [describe(call) for call in recording.calls]
+    described = [
+        [(part, nest_of(call, part)) for part in describe(call) if _does_something(part)] for call in recording.calls
+    ]
     for record in recording.records:
-        for description in described[record.call]:
-            if _does_something(description):
-                lowering.add(record, recording.calls[record.call], description)
+        for description, nest in described[record.call]:
+            lowering.add(record, recording.calls[record.call], description, nest)
     tensors = tuple(lowering.tensors())
-    return product_gradients(tuple(lowering.operators), tensors), _renumbered(tensors)
+    return Lowered(
+        operators=product_gradients(tuple(lowering.operators), tensors),
+        tensors=_renumbered(tensors),
+        loops=tuple(lowering.loops),
+    )
 
 
 def _does_something(description: Description) -> bool:

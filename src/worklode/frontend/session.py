@@ -59,8 +59,9 @@ def run_capture(workload: Workload, options: CaptureOptions, progress: Progress)
         notes.append("recompute=full: the model has no repeated block, nothing is recomputed")
     recording = step.run(candidates)
     progress("lowering to a graph")
-    operators, tensors = lower(recording, describe)
-    operators, blocks = assign_blocks(operators, tensors, candidates)
+    lowered = lower(recording, describe)
+    tensors = lowered.tensors
+    operators, blocks = assign_blocks(lowered.operators, tensors, candidates)
     tokens = _tokens(recording, workload, samples)
     notes.extend(f"{text}, {count} times" if count > 1 else text for text, count in recording.notes.items())
     info = WorkloadInfo(
@@ -75,7 +76,7 @@ def run_capture(workload: Workload, options: CaptureOptions, progress: Progress)
         notes=tuple(notes),
         versions=_versions(ingredients),
     )
-    return TrainingGraph(info=info, tensors=tensors, operators=operators, blocks=blocks)
+    return TrainingGraph(info=info, tensors=tensors, operators=operators, blocks=blocks, loops=lowered.loops)
 
 
 # ---------------------------------------------------------------------------------------------------- the step

@@ -235,6 +235,18 @@ class TextTuples(Tuples):
         return Texts().decode(found, reader, path)
 
 
+class EnumTuples(TextTuples):
+    """Tuples of members of an enumeration, by their texts."""
+
+    def __init__(self, members: type[StrEnum]) -> None:
+        super().__init__()
+        self.member = Enums(members)
+
+    def decode_values(self, found: Json, reader: Reader, path: str) -> Sequence[Any]:
+        """The members of all tuples."""
+        return self.member.decode(found, reader, path)
+
+
 class References(Column):
     """One record of another table each, by its index there. The table is given when reading starts."""
 

@@ -23,6 +23,7 @@ from worklode.graph.columns import (
     Column,
     Deltas,
     Enums,
+    EnumTuples,
     Flags,
     Ints,
     Json,
@@ -38,6 +39,7 @@ from worklode.graph.columns import (
     decode_table,
     encode_table,
 )
+from worklode.graph.loops import UNTOUCHED, LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Access, Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.training_graph import Block, TrainingGraph, WorkloadInfo
 from worklode.graph.validate import graph_faults
@@ -47,7 +49,7 @@ GRAPH_SUFFIX = ".wlg.json.gz"
 """How the name of a graph file ends; the command line knows a saved graph by it."""
 
 FORMAT_NAME = "worklode-graph"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 TEXT_LIMIT_BYTES = 128 * 2**20
 """Uncompressed size [bytes] above which a file is refused. Assumption: GPT-3's iteration is about 1 MB, so this is two
@@ -111,12 +113,37 @@ COLUMNS: dict[type, dict[str, Column]] = {
         "gradient_of": Texts(),
         "members": TextTuples(),
     },
+    Nest: {
+        "sizes": Tuples(),
+        "kinds": EnumTuples(LoopKind),
+        "operands": Tuples(),
+        "results": Tuples(low=UNTOUCHED),
+        "products": Tuples(),
+        "linear": Tuples(),
+    },
+    OperatorLoops: {
+        "nest": OptionalReferences("nests"),
+        "operands": Tuples(low=-1),
+        "results": Tuples(low=-1),
+    },
 }
 """How every field of every record is stored, by record and field."""
 
 INFO_NUMBERS = ("parameters", "trainable_parameters", "samples", "tokens")
 INFO_KEYS = ("name", *INFO_NUMBERS, "options", "notes", "versions")
-SECTIONS = ("info", "strings", "blocks", "products", "communications", "works", "accesses", "tensors", "operators")
+SECTIONS = (
+    "info",
+    "strings",
+    "blocks",
+    "products",
+    "communications",
+    "works",
+    "accesses",
+    "tensors",
+    "operators",
+    "nests",
+    "loops",
+)
 
 
 def save_graph(graph: TrainingGraph, path: str | os.PathLike[str]) -> None:
@@ -207,6 +234,7 @@ def _document_of(graph: TrainingGraph) -> dict[str, Json]:
     products = _distinct(chain.from_iterable(work.products for work in works))
     communications = _distinct(work.communication for work in works if work.communication is not None)
     accesses = _distinct(chain.from_iterable((*operator.reads, *operator.writes) for operator in operators))
+    nests = _distinct(loops.nest for loops in graph.loops if loops.nest is not None)
     tables: dict[str, Json] = {
         "blocks": encode_table(graph.blocks, COLUMNS[Block], pool),
         "products": encode_table(list(products), COLUMNS[Product], pool),
@@ -215,6 +243,8 @@ def _document_of(graph: TrainingGraph) -> dict[str, Json]:
         "accesses": encode_table(list(accesses), COLUMNS[Access], pool),
         "tensors": encode_table(graph.tensors, COLUMNS[Tensor], pool),
         "operators": _with_references(operators, Operator, {"works": works, "accesses": accesses}, pool),
+        "nests": encode_table(list(nests), COLUMNS[Nest], pool),
+        "loops": _with_references(graph.loops, OperatorLoops, {"nests": nests}, pool),
     }
     info = {name: getattr(graph.info, name) for name in INFO_KEYS}
     return {"format": FORMAT_NAME, "version": FORMAT_VERSION, "info": info, "strings": list(pool.index), **tables}
@@ -334,7 +364,17 @@ def _graph_of(document: dict[str, Json], reader: Reader) -> TrainingGraph:
         )
     )  # fmt: skip
     blocks = tuple(Block(path=p, first=f, count=c) for p, f, c in _rows(document, "blocks", Block, reader))
-    return TrainingGraph(info=_info(document["info"], reader), tensors=tensors, operators=operators, blocks=blocks)
+    nests = [
+        Nest(sizes=s, kinds=k, operands=o, results=r, products=p, linear=c)
+        for s, k, o, r, p, c in _rows(document, "nests", Nest, reader)
+    ]
+    loops = tuple(
+        OperatorLoops(nest=n, operands=o, results=r)
+        for n, o, r in _rows(document, "loops", OperatorLoops, reader, {"nests": nests})
+    )
+    return TrainingGraph(
+        info=_info(document["info"], reader), tensors=tensors, operators=operators, blocks=blocks, loops=loops
+    )
 
 
 def _rows(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worklode.errors import InternalError
+from worklode.graph.loops import OperatorLoops
 from worklode.graph.operator import Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.work import WorkItem
 
@@ -48,12 +49,17 @@ class WorkloadInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingGraph:
-    """Operators in a topological order, the tensors they exchange, and the repeated blocks they belong to."""
+    """Operators in a topological order, the tensors they exchange, and the repeated blocks they belong to.
+
+    `loops` says how operators index their operands, one entry each: what tensor parallelism divides. It is empty
+    where nobody knows (a fused graph, a part of a graph).
+    """
 
     info: WorkloadInfo
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     blocks: tuple[Block, ...] = ()
+    loops: tuple[OperatorLoops, ...] = ()
 
     def predecessors(self, index: int) -> tuple[int, ...]:
         """Operators that must finish before operator `index` starts, ascending."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from worklode.errors import Fault, InternalError
+from worklode.graph.loops import nest_problems
 from worklode.graph.operator import Access, Operator, OperatorKind, Tensor
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import AXES, Communication, Product, Work
@@ -79,6 +80,7 @@ def _all_problems(graph: TrainingGraph) -> Iterator[_Problem]:
     yield from _operator_problems(graph)
     yield from _work_problems(graph)
     yield from _storage_order_problems(graph)
+    yield from _loop_problems(graph)
 
 
 def _info_problems(graph: TrainingGraph) -> Iterator[_Problem]:
@@ -273,3 +275,12 @@ def _storage_order_problems(graph: TrainingGraph) -> Iterator[_Problem]:
                     f"tensor {access.tensor}",
                     f"a reader before operator {writer}",
                 )
+
+
+def _loop_problems(graph: TrainingGraph) -> Iterator[_Problem]:
+    """Loops are known of every operator or of none, and name tensors and loops that exist."""
+    if graph.loops and len(graph.loops) != len(graph.operators):
+        yield "loops", "not one per operator", len(graph.loops), f"0 or {len(graph.operators)}"
+    for index, loops in enumerate(graph.loops):
+        for problem, value, allowed in nest_problems(loops, len(graph.tensors)):
+            yield f"loops[{index}]", problem, value, allowed
