@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worklode.graph.operator import Operator, OperatorKind, Phase, TensorRole
+from worklode.graph.fusion.facts import DTYPE_BYTES
+from worklode.graph.operator import Operator, OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.training_graph import TrainingGraph
-from worklode.partition.subgraph import elements
 
 BACKWARD_PHASES = (Phase.BACKWARD, Phase.RECOMPUTE, Phase.ACCUMULATE)
 _NAMED_ROLES = (TensorRole.PARAMETER, TensorRole.OPTIMIZER_STATE, TensorRole.GRADIENT)
@@ -217,6 +217,11 @@ def _reach(graph: TrainingGraph, segment_of: list[int]) -> tuple[dict[int, int],
 
 
 # ---------------------------------------------------------------------------------------------------------- ties
+
+
+def elements(tensor: Tensor) -> int:
+    """Elements of a tensor's storage."""
+    return tensor.bytes // DTYPE_BYTES.get(tensor.dtype, 1)
 
 
 def _ties(graph: TrainingGraph, segment_of: list[int], users: dict[str, list[int]]) -> tuple[Tie, ...]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from worklode.errors import Fault, SpecError
 from worklode.graph.operator import Phase
+from worklode.graph.subgraph import subgraph
 from worklode.graph.training_graph import TrainingGraph
 from worklode.partition.assignment import Assignment, Tie, assign
 from worklode.partition.cut_points import MAX_CROSSING, stretches
 from worklode.partition.signature import distinct_segments
-from worklode.partition.subgraph import subgraph
 
 __all__ = ["Boundary", "Pass", "Segment", "Segments", "Tie", "pass_graph", "segments"]
 
@@ -169,13 +169,36 @@ def segments(graph: TrainingGraph, *, max_crossing: int = MAX_CROSSING) -> Segme
 def pass_graph(divided: Segments, chosen: Sequence[int], *passes: Pass) -> TrainingGraph:
     """The training graph of some passes of some segments; all passes where none is named.
 
-    Tensors of other segments and passes exist before it; its tensors that they read have `saved` set.
+    Tensors of other segments and passes exist before it. Those of its tensors that others read have `saved` set,
+    whatever its phase: they must be in HBM when it is done, so fusion may not drop them.
     """
     names = [divided.segments[place].name for place in chosen]
     span = names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
     label = "+".join(passes) if passes else "step"
     name = f"{divided.graph.info.name} [{span}, {label}]"
-    return subgraph(divided.graph, divided.operators(chosen, *passes), name)
+    operators = divided.operators(chosen, *passes)
+    if not operators:
+        info = replace(divided.graph.info, name=name, parameters=0, trainable_parameters=0)
+        return TrainingGraph(info=info, tensors=(), operators=(), blocks=divided.graph.blocks)
+    return _kept_for_others(divided.graph, operators, subgraph(divided.graph, operators, name=name))
+
+
+def _kept_for_others(graph: TrainingGraph, operators: Sequence[int], part: TrainingGraph) -> TrainingGraph:
+    """The part with `saved` set on what it makes and operators outside of it read."""
+    inside = set(operators)
+    wanted = {
+        access.tensor
+        for index, operator in enumerate(graph.operators)
+        if index not in inside
+        for access in operator.reads
+        if graph.tensors[access.tensor].producer in inside
+    }
+    used = sorted({a.tensor for i in operators for a in (*graph.operators[i].reads, *graph.operators[i].writes)})
+    tensors = tuple(
+        replace(tensor, saved=True) if old in wanted and not tensor.saved else tensor
+        for old, tensor in zip(used, part.tensors, strict=True)
+    )
+    return replace(part, tensors=tensors)
 
 
 def _faults(graph: TrainingGraph, max_crossing: int) -> list[Fault]:
