@@ -1,5 +1,6 @@
 """Lower bounds: against exhaustive search over subsets, against a linear program, against worked examples."""
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worklode.schedule.bounds import jackson_makespan, lower_bounds, option_shares
+from worklode.schedule.bounds import guide, jackson_makespan, lower_bounds, option_shares
 from worklode.schedule.critical_path import critical_path, topological_order
+from worklode.schedule.list_scheduler import schedule
 from worklode.schedule.options import option_table
-from worklode.schedule.phases import GAP, KINDS, SEGMENTS, beside_path_bound, path_neighbours
+from worklode.schedule.path_structure import path_neighbours, path_structure
+from worklode.schedule.prices import best_prices, price_bound, priced_options
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import problem_from_lists, random_problem, training_problem
 
@@ -114,8 +117,13 @@ def test_work_beside_the_path_stretches_it_by_what_it_takes() -> None:
     assert 4.28 <= bounds.beside_path_s <= 4.3 + 1e-9
 
 
-def linear_program(problem: ScheduleProblem) -> float:
-    """The relaxation behind `beside_path_bound` as a linear program: phases stretch, work is spread over them."""
+def linear_program(problem: ScheduleProblem, *, by_phase: bool) -> float:
+    """The relaxation behind the prices as a linear program: phases stretch, work is spread over them.
+
+    Args:
+        problem: the problem.
+        by_phase: every phase for itself, as in the derivation; else phases by class, as the prices have them.
+    """
     from ortools.linear_solver import pywraplp  # type: ignore[import-untyped]
 
     table, order = option_table(problem), topological_order(problem)
@@ -124,64 +132,97 @@ def linear_program(problem: ScheduleProblem) -> float:
     before, after = path_neighbours(
         order, problem.predecessor_start, problem.predecessor, problem.successor_start, problem.successor, path
     )
-    fastest = table.fastest[problem.item_of[path]]
-    ends = np.cumsum(table.duration_s[fastest])
-    part = np.minimum((ends - table.duration_s[fastest]) / ends[-1] * SEGMENTS, SEGMENTS - 1).astype(int)
-    kind = work_s[fastest].argmax(axis=1)
+    structure = path_structure(problem, order, path)
     solver = pywraplp.Solver.CreateSolver("GLOP")
-    phases = {(int(s), int(k)) for s, k in zip(part, kind, strict=True)} | {(s, GAP) for s in range(SEGMENTS)}
-    length = {phase: solver.NumVar(0, solver.infinity(), "") for phase in phases}
-    time: dict[tuple[int, int], list[Any]] = {phase: [] for phase in phases}
-    use: dict[tuple[int, int], list[list[Any]]] = {phase: [[], [], []] for phase in phases}
+    length: dict[Any, Any] = {}
+    time: dict[Any, list[Any]] = {}
+    use: dict[Any, list[list[Any]]] = {}
 
-    def options(task: int) -> list[int]:
-        item = problem.item_of[task]
+    def phase(name: Any) -> Any:
+        if name not in length:
+            length[name], time[name] = solver.NumVar(0, solver.infinity(), ""), []
+            use[name] = [[], [], []]
+        return name
+
+    def place(item: int, count: float, phases: list[Any], *, on_path: bool) -> None:
         span = range(problem.option_start[item], problem.option_start[item + 1])
-        return [o for o in span if np.isfinite(table.duration_s[o])]
-
-    for place, task in enumerate(path):
-        phase = (int(part[place]), int(kind[place]))
-        picks = {o: solver.NumVar(0, 1, "") for o in options(int(task))}
-        solver.Add(sum(picks.values()) == 1)
-        for o, pick in picks.items():
-            time[phase].append(pick * table.duration_s[o])
-            for r in range(3):
-                use[phase][r].append(pick * work_s[o, r])
-    for task in set(range(len(order))) - set(path.tolist()):
-        low, high = before[task], after[task]
-        inside = range(low + 1, high)
-        allowed = {(int(s), k) for s in range(SEGMENTS) for k in range(KINDS) if (s, k) in phases and k != GAP}
-        allowed = {p for p in allowed if len(inside) and part[low + 1] <= p[0] <= part[high - 1]}
-        first, last = part[max(low, 0)], part[min(high, len(path) - 1)]
-        allowed |= {(int(s), GAP) for s in range(first, last + 1)}
-        places = {(p, o): solver.NumVar(0, 1, "") for p in allowed for o in options(task)}
-        solver.Add(sum(places.values()) == 1)
-        for (p, o), pick in places.items():
+        picks = [
+            (p, o, solver.NumVar(0, solver.infinity(), ""))
+            for p in phases
+            for o in span
+            if np.isfinite(table.duration_s[o])
+        ]
+        solver.Add(sum(pick for _, _, pick in picks) == count)
+        for p, o, pick in picks:
+            if on_path:
+                time[p].append(pick * table.duration_s[o])
             for r in range(3):
                 use[p][r].append(pick * work_s[o, r])
-    for phase in phases:
-        solver.Add(length[phase] >= sum(time[phase]))
-        for r in range(3):
-            solver.Add(length[phase] >= sum(use[phase][r]))
+
+    if by_phase:
+        for k, task in enumerate(path):
+            place(problem.item_of[task], 1, [phase(("run", k))], on_path=True)
+        for task in set(range(len(order))) - set(path.tolist()):
+            inside = [("run", k) for k in range(before[task] + 1, after[task])]
+            gaps = [("gap", k) for k in range(before[task] + 1, after[task] + 1)]
+            place(problem.item_of[task], 1, [phase(p) for p in inside + gaps], on_path=False)
+    else:
+        for c, item, count in zip(structure.row_class, structure.row_item, structure.row_count, strict=True):
+            place(item, count, [phase(int(c))], on_path=True)
+        for g, item in enumerate(structure.group_item):
+            classes = structure.group_class[structure.group_start[g] : structure.group_start[g + 1]]
+            place(item, structure.group_count[g], [phase(int(c)) for c in classes], on_path=False)
+    for p, takes in length.items():
+        for needed in (time[p], *use[p]):
+            solver.Add(takes >= sum(needed))
     solver.Minimize(sum(length.values()))
     assert solver.Solve() == pywraplp.Solver.OPTIMAL
     return float(solver.Objective().Value())
 
 
-def test_ascent_comes_close_to_the_linear_program_and_never_above() -> None:
+def test_prices_come_close_to_the_linear_program_and_never_above() -> None:
     pytest.importorskip("ortools", reason="the linear program is solved by OR-tools")
-    ratios = []
+    by_class, by_phase = [], []
     problems = [random_problem(seed, 25, num_tensor_cores=4, num_vector_cores=4) for seed in range(6)]
     problems += [training_problem(4, hbm_load=load, vector_share=0.2) for load in (0.0, 0.3, 1.0)]
     for problem in [*problems, beside_path_example()]:
-        table, order = option_table(problem), topological_order(problem)
-        path = np.array(critical_path(problem, table.duration_s[table.fastest[problem.item_of]]).tasks)
-        ascent = beside_path_bound(problem, table, order, path, option_shares(problem, table)[1])
-        exact = linear_program(problem)
-        assert ascent <= exact * (1 + 1e-6)
-        ratios.append(ascent / exact)
-    assert min(ratios) > 0.95
-    assert np.mean(ratios) > 0.98
+        found = lower_bounds(problem).beside_path_s
+        for ratios, exact in (
+            (by_class, linear_program(problem, by_phase=False)),
+            (by_phase, linear_program(problem, by_phase=True)),
+        ):
+            assert found <= exact * (1 + 1e-6)
+            ratios.append(found / exact)
+    assert min(by_class) > 0.98
+    assert np.mean(by_class) > 0.995
+    assert np.mean(by_phase) > 0.95
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), num_tasks=st.integers(1, 30))
+def test_prices_of_one_design_bound_others(seed: int, num_tasks: int) -> None:
+    """Any prices are a bound: those found on one problem never exceed a schedule of another of the same structure."""
+    here = random_problem(seed, num_tasks, num_tensor_cores=4, num_vector_cores=4)
+    found = guide(here)
+    scale = np.random.default_rng(seed).uniform(0.3, 3.0, len(here.compute_s))
+    there = replace(here, compute_s=here.compute_s * scale, hbm_bytes_per_s=2.0 * here.hbm_bytes_per_s)
+    table = option_table(there)
+    value = price_bound(found.structure, priced_options(there, table, option_shares(there, table)[1]), found.prices)
+    makespan_s = schedule(there).makespan_s
+    assert value <= makespan_s * (1 + 1e-9)
+    guided = lower_bounds(there, guided_by=found, rounds=3)
+    assert value <= guided.beside_path_s * (1 + 1e-12)
+    assert guided.makespan_s <= makespan_s * (1 + 1e-9)
+
+
+def test_a_guide_gives_what_the_ascent_found() -> None:
+    problem = training_problem(4, hbm_load=0.5, vector_share=0.2)
+    table = option_table(problem)
+    options = priced_options(problem, table, option_shares(problem, table)[1])
+    found = guide(problem)
+    assert price_bound(found.structure, options, found.prices) == pytest.approx(
+        best_prices(found.structure, options)[0]
+    )
 
 
 @settings(deadline=None)

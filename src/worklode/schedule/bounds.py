@@ -11,7 +11,8 @@ from worklode.schedule.compiled import Floats, Ints, compiled
 from worklode.schedule.critical_path import longest_remaining, topological_order, trace_path
 from worklode.schedule.heads import raised_heads
 from worklode.schedule.options import OptionTable, option_table
-from worklode.schedule.phases import beside_path_bound
+from worklode.schedule.path_structure import PathStructure, path_structure
+from worklode.schedule.prices import ROUNDS, best_prices, priced_options
 from worklode.schedule.problem import ScheduleProblem
 
 # Share [1] taken off a bound: sums of 1e5 float64 terms are good to 1e-11.
@@ -57,8 +58,37 @@ class LowerBounds:
         )
 
 
-def lower_bounds(problem: ScheduleProblem) -> LowerBounds:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Guide:
+    """A path and prices that bound one design well, to begin with on others of the same workload.
+
+    Attributes:
+        structure: the path and what may run beside it.
+        prices: [C, 4] see `prices`.
+    """
+
+    structure: PathStructure
+    prices: Floats
+
+
+def guide(problem: ScheduleProblem) -> Guide:
+    """The critical path of a problem, and the best prices the ascent finds for it."""
+    table = option_table(problem)
+    order = topological_order(problem)
+    duration_s = table.duration_s[table.fastest][problem.item_of]
+    remaining_s = longest_remaining(order, problem.successor_start, problem.successor, duration_s)
+    structure = path_structure(problem, order, trace_path(problem.successor_start, problem.successor, remaining_s))
+    _, prices = best_prices(structure, priced_options(problem, table, option_shares(problem, table)[1]))
+    return Guide(structure=structure, prices=prices)
+
+
+def lower_bounds(problem: ScheduleProblem, *, guided_by: Guide | None = None, rounds: int = ROUNDS) -> LowerBounds:
     """All lower bounds of a problem.
+
+    Args:
+        problem: the problem.
+        guided_by: the guide of another design; the ascent of prices starts from it. Without one it starts from nothing.
+        rounds: how many rounds of the ascent to do, of `prices.ROUNDS`; with a guide few are enough.
 
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
@@ -67,9 +97,13 @@ def lower_bounds(problem: ScheduleProblem) -> LowerBounds:
     order = topological_order(problem)
     duration_s = table.duration_s[table.fastest][problem.item_of]
     remaining_s = longest_remaining(order, problem.successor_start, problem.successor, duration_s)
-    work_s = shares_of_capacity(problem, table)
-    totals = work_s.sum(axis=0)
+    totals = shares_of_capacity(problem, table).sum(axis=0)
     path = trace_path(problem.successor_start, problem.successor, remaining_s)
+    options = priced_options(problem, table, option_shares(problem, table)[1])
+    if guided_by is None:
+        beside_path_s, _ = best_prices(path_structure(problem, order, path), options, rounds=rounds)
+    else:
+        beside_path_s, _ = best_prices(guided_by.structure, options, guided_by.prices, rounds=rounds)
     return LowerBounds(
         critical_path_s=float(remaining_s.max(initial=0.0)),
         tensor_core_s=float(totals[0]),
@@ -77,7 +111,7 @@ def lower_bounds(problem: ScheduleProblem) -> LowerBounds:
         hbm_s=float(totals[2]),
         heads_and_tails_s=heads_and_tails_bound(problem, table, order),
         trade_off_s=trade_off_bound(problem, table, path),
-        beside_path_s=beside_path_bound(problem, table, order, path, option_shares(problem, table)[1]),
+        beside_path_s=beside_path_s,
     )
 
 
