@@ -53,13 +53,16 @@ class Plan:
 
     Attributes:
         name: of the algorithm.
-        latency_s, bulk_latency_s: latencies on its longest chain of messages, short and long ones [s].
+        passes: how often the tensor goes around: twice in an all-reduce, to be added up and to be handed out.
+        latency_s, bulk_latency_s: latencies on its longest chain of messages, short and long ones [s]; no `latency_s`
+            where there is no protocol for short ones.
         wire_s: [B] time in which the busiest link carries its bytes at the sustained rate [s].
         kept_bytes: [B] bytes of a device's own part that it moves from its input to its output.
     """
 
     name: str
-    latency_s: float
+    passes: int
+    latency_s: float | None
     bulk_latency_s: float
     wire_s: Floats
     kept_bytes: Floats
@@ -128,15 +131,16 @@ def plan_time_s(network: Network, plan: Plan) -> Floats:
     """[B] time of a plan [s] by the faster of two protocols, as NCCL's LL and Simple are.
 
         short messages  T = start + L + W/eager_share + K/copy
-        long messages   T = start + bulk_start + L_bulk + W + K/copy
+        long messages   T = start + passes·bulk_start + L_bulk + W + K/copy
 
     L latencies, W time on the wire, K bytes kept. Short messages carry a flag with their data instead of a
     synchronisation, which takes a share of the bandwidth.
     """
     kept_s = plan.kept_bytes / network.copy_bytes_per_s if network.copy_bytes_per_s else 0.0
-    short = plan.latency_s + plan.wire_s / network.eager_share
-    long = network.bulk_start_s + plan.bulk_latency_s + plan.wire_s
-    return np.asarray(network.start_s + np.minimum(short, long) + kept_s)
+    moved_s = plan.passes * network.bulk_start_s + plan.bulk_latency_s + plan.wire_s
+    if plan.latency_s is not None:
+        moved_s = np.minimum(moved_s, plan.latency_s + plan.wire_s / network.eager_share)
+    return np.asarray(network.start_s + moved_s + kept_s)
 
 
 # -------------------------------------------------------------------------------------------------------- algorithms
@@ -157,6 +161,7 @@ def ring_plan(group: Group, sizes: Floats, passes: int) -> Plan:
     latency_s, bulk_latency_s = _around(group)
     return Plan(
         name="ring",
+        passes=passes,
         latency_s=passes * latency_s,
         bulk_latency_s=passes * bulk_latency_s,
         wire_s=passes * (devices - 1) / devices * sizes / _through_rate(group),
@@ -190,6 +195,7 @@ def stepwise_plan(group: Group, sizes: Floats, passes: int) -> Plan | None:
     torus = len({span.level for span in group.spans}) == 1
     return Plan(
         name="bucket ring" if torus else "hierarchical",
+        passes=passes,
         latency_s=passes * latency_s,
         bulk_latency_s=passes * bulk_latency_s,
         wire_s=passes * wire_s,
@@ -214,6 +220,7 @@ def tree_plan(group: Group, sizes: Floats, passes: int) -> Plan | None:
     steps = [ceil(log2(span.members)) if span.tree else span.members - 1 for span in group.spans]
     return Plan(
         name="tree",
+        passes=passes,
         latency_s=passes * sum(count * span.latency_s for count, span in zip(steps, group.spans, strict=True)),
         bulk_latency_s=passes
         * sum(count * span.bulk_latency_s for count, span in zip(steps, group.spans, strict=True)),
@@ -234,7 +241,8 @@ def reduction_plan(group: Group, sizes: Floats) -> Plan | None:
     span = group.spans[0]
     return Plan(
         name="in the switch",
-        latency_s=_REDUCTION_STEPS * span.latency_s,
+        passes=_PASSES[Collective.ALL_REDUCE],
+        latency_s=None,
         bulk_latency_s=_REDUCTION_STEPS * span.bulk_latency_s,
         wire_s=(1.0 + 1.0 / span.members) * sizes / span.reduction_bytes_per_s,
         kept_bytes=np.zeros_like(sizes),
@@ -246,6 +254,7 @@ def chain_plan(group: Group, sizes: Floats) -> Plan:
     latency_s, bulk_latency_s = _around(group)
     return Plan(
         name="chain",
+        passes=1,
         latency_s=latency_s,
         bulk_latency_s=bulk_latency_s,
         wire_s=sizes / _through_rate(group),
@@ -278,7 +287,9 @@ def direct_plan(group: Group, sizes: Floats) -> Plan:
             latency_s += steps * span.latency_s
             bulk_latency_s += steps * span.bulk_latency_s
         inside = joined
-    return Plan(name="direct", latency_s=latency_s, bulk_latency_s=bulk_latency_s, wire_s=wire_s, kept_bytes=sizes / n)
+    return Plan(
+        name="direct", passes=1, latency_s=latency_s, bulk_latency_s=bulk_latency_s, wire_s=wire_s, kept_bytes=sizes / n
+    )
 
 
 def message_plan(group: Group, sizes: Floats) -> Plan:
@@ -290,6 +301,7 @@ def message_plan(group: Group, sizes: Floats) -> Plan:
     links = 1 if span.topology is Topology.SWITCH else 2  # a message takes one of a ring's two directions
     return Plan(
         name="direct",
+        passes=1,
         latency_s=span.latency_s,
         bulk_latency_s=span.bulk_latency_s,
         wire_s=sizes * links / span.bandwidth_bytes_per_s,
