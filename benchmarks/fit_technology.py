@@ -22,6 +22,7 @@ from worklode.hardware.power import tdp_w
 from worklode.hardware.presets import PRESETS_FOLDER, load_preset, published
 from worklode.hardware.spec_file import write_parsed
 from worklode.hardware.technology import TECHNOLOGY_FILE, Technology, load_technology
+from worklode.validation.silicon import NVDLA_SIZES, nvdla
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,35 +74,6 @@ def fit_affine(
     return dict(zip(names, (float(value) for value in solution), strict=True))
 
 
-NVDLA = {
-    # MACs: (rows, cols, lanes, buffer KiB, DRAM GB/s, area at 28 nm, at 16 nm [mm2], peak power at 16 nm [W]);
-    # nvdla/nvdla.github.io@0fa0e49a primer, "Example Area and Performance with NVDLA". Rows and columns of 2048, 256
-    # and 64 from spec/defs of nvdla/hw, the others by halving; lanes 1/64 of the MACs as in nv_large, two at least.
-    2048: (64, 32, 32, 512, 20, 5.5, 3.3, 0.766),
-    1024: (32, 32, 16, 256, 15, 3.0, 1.8, 0.375),
-    256: (32, 8, 4, 256, 5, 1.7, 1.0, 0.135),
-    128: (16, 8, 2, 256, 2, 1.4, 0.84, 0.082),
-    64: (8, 8, 2, 128, 1, 0.91, 0.55, 0.055),
-    32: (8, 4, 2, 128, 0.5, 0.85, 0.51, 0.045),
-}
-NVDLA_HELD_OUT = (1024, 128)
-
-
-def nvdla(macs: int, node_nm: int) -> Accelerator:
-    """The NVDLA configuration of that many int8 MACs."""
-    rows, cols, lanes, buffer_kib, gb_s = NVDLA[macs][:5]
-    return replace(
-        load_preset("nvdla-large"),
-        name=f"nvdla-{macs} at {node_nm} nm",
-        tensor_core_rows=rows,
-        tensor_core_cols=cols,
-        vector_lanes=lanes,
-        sram_bytes=buffer_kib * 1024,
-        hbm_stack_bytes_per_s=gb_s * 1e9,
-        node_nm=node_nm,
-    )
-
-
 # area targets of TPUs: where sources give two upper bounds, their middle; a bound as such otherwise
 TPU_AREA_MM2 = {"tpuv2": 618.0, "tpuv3": 674.0, "tpuv4": 600.0, "tpuv4i": 400.0}
 GA100_CORES_MM2 = 476.25  # LLMCompass die annotation, 128 SM
@@ -130,10 +102,10 @@ def fit(technology: Technology) -> dict[str, float]:
     solve(
         ["mac_area_overhead_embedded", "sram_area_overhead_embedded", "fixed_area_embedded"],
         [
-            Target(label=f"nvdla-{macs}", accelerator=nvdla(macs, node_nm), value=row[column])
-            for macs, row in NVDLA.items()
-            for node_nm, column in ((28, 5), (16, 6))
-            if macs not in NVDLA_HELD_OUT
+            Target(label=f"nvdla-{size.macs}", accelerator=nvdla(size, node_nm), value=area)
+            for size in NVDLA_SIZES
+            for node_nm, area in ((28, size.area_28nm), (16, size.area_16nm))
+            if size.fitted
         ],
         die_area,
     )
@@ -146,9 +118,9 @@ def fit(technology: Technology) -> dict[str, float]:
     solve(
         ["peak_activity_embedded"],
         [
-            Target(label=f"nvdla-{macs}", accelerator=nvdla(macs, 16), value=row[7])
-            for macs, row in NVDLA.items()
-            if macs not in NVDLA_HELD_OUT
+            Target(label=f"nvdla-{size.macs}", accelerator=nvdla(size, 16), value=size.peak_w)
+            for size in NVDLA_SIZES
+            if size.fitted
         ],
         power,
     )
@@ -172,10 +144,12 @@ def held_out(technology: Technology) -> list[tuple[str, float, float]]:
         ("v100 TDP [W]", power(V100, technology), 300.0),
         ("h200 TDP [W]", power(H200, technology), 700.0),
     ]
-    for macs in NVDLA_HELD_OUT:
-        rows.append((f"nvdla-{macs} area 28 nm", die_area(nvdla(macs, 28), technology), NVDLA[macs][5]))
-        rows.append((f"nvdla-{macs} area 16 nm", die_area(nvdla(macs, 16), technology), NVDLA[macs][6]))
-        rows.append((f"nvdla-{macs} power 16 nm [W]", power(nvdla(macs, 16), technology), NVDLA[macs][7]))
+    for size in NVDLA_SIZES:
+        if not size.fitted:
+            name = f"nvdla-{size.macs}"
+            rows.append((f"{name} area 28 nm", die_area(nvdla(size, 28), technology), size.area_28nm))
+            rows.append((f"{name} area 16 nm", die_area(nvdla(size, 16), technology), size.area_16nm))
+            rows.append((f"{name} power 16 nm [W]", power(nvdla(size, 16), technology), size.peak_w))
     return rows
 
 

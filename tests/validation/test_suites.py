@@ -55,11 +55,11 @@ def test_ranks_of_large_suites() -> None:
                 assert group.rank_correlation is not None and group.rank_correlation > 0.99, name
 
 
-def test_silicon_needs_no_tables_and_is_within_an_eighth() -> None:
+def test_silicon_needs_no_tables_and_is_within_a_tenth() -> None:
     for group in silicon().groups:
         if group.target is not None:
-            assert group.max_error < 0.125, group.name
-            assert group.met or "NVDLA" in group.name, group.name
+            assert group.max_error < (0.07 if "NVDLA" in group.name else 0.10), group.name
+            assert group.met, group.name
 
 
 def test_energy_and_sram_run() -> None:
@@ -108,7 +108,7 @@ def test_command_prints_a_document_and_writes_the_page(tmp_path: Path, capsys: p
     assert [suite["suite"] for suite in document["suites"]] == ["systolic", "silicon"]
     assert {chip["name"] for chip in document["efficiency"]} >= {"a100-80gb", "tpuv4"}
     text = page.read_text()
-    assert "| systolic | Gemmini" in text and "**missed**" in text
+    assert "| systolic | Gemmini" in text and "| silicon | area of NVDLA" in text and "**missed**" not in text
     assert cli.run(("validate", "silicon")) == 0
     out, _ = capsys.readouterr()
     assert "die area of chips" in out

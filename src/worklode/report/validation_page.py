@@ -66,9 +66,9 @@ products have 80 %, and its softmax reads its rows again. Softmax of the cookboo
 converted in several kernels; the model has one.""",
     "silicon": """\
 Areas of TPUs are published as upper bounds only. Fitted are the dies and powers named in [area](models/area.md) and
-[power](models/power.md). NVDLA with 128 MACs at 28 nm and with 1024 MACs in power are held out and miss 10 % by up
-to 2 %: published sizes are rounded to two digits and do not all scale alike between 28 and 16 nm. A100's links are
-counted with their controllers, its floor plan shows the PHYs alone.""",
+[power](models/power.md). NVDLA with 1024 and 128 MACs is held out. All its 16 nm areas are 0.6 of those at 28 nm, so
+one of the two columns is likely an estimate; they count as two points here. A100's links are counted with their
+controllers, its floor plan shows the PHYs alone.""",
     "energy": """\
 Few events are published independently of the sources the constants come from. MACs at 45 nm are off by a factor of
 six: energies are stated at 7 nm and the scaling polynomials overstate old nodes

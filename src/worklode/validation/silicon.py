@@ -24,9 +24,10 @@ from worklode.validation.tables import Sieve, read_table
 class NvdlaSize:
     """One published size of NVDLA: rows, columns, lanes, buffer [KiB], DRAM [GB/s], areas [mm2], peak power [W].
 
-    Source: nvdla/nvdla.github.io@0fa0e49a, primer, "Example Area and Performance with NVDLA". Rows and columns of 2048,
-    256 and 64 multipliers from spec/defs of nvdla/hw, the others by halving; lanes a 64th of the multipliers as in
-    nv_large, two at least. `fitted`: benchmarks/fit_technology.py saw it.
+    Source: nvdla/nvdla.github.io@0fa0e49a, primer, "Example Area and Performance with NVDLA". Rows (input channels at
+    once), columns (kernels at once) and lanes (SDP_BS and SDP_BN throughput) of 2048, 1024, 256 and 64 multipliers from
+    spec/defs of nvdla/hw: nv_large@33aaf827, nv_medium_1024_full and nv_small_256_full@1ffb775d, nv_small@95f8b03c; the
+    others by halving. `fitted`: benchmarks/fit_technology.py saw it.
     """
 
     macs: int
@@ -56,8 +57,8 @@ NVDLA_SIZES = tuple(
     )
     for macs, rows, cols, lanes, kib, dram, area28, area16, peak in (
         (2048, 64, 32, 32, 512, 20, 5.5, 3.3, 0.766),
-        (1024, 32, 32, 16, 256, 15, 3.0, 1.8, 0.375),
-        (256, 32, 8, 4, 256, 5, 1.7, 1.0, 0.135),
+        (1024, 64, 16, 8, 256, 15, 3.0, 1.8, 0.375),
+        (256, 32, 8, 2, 256, 5, 1.7, 1.0, 0.135),
         (128, 16, 8, 2, 256, 2, 1.4, 0.84, 0.082),
         (64, 8, 8, 2, 128, 1, 0.91, 0.55, 0.055),
         (32, 8, 4, 2, 128, 0.5, 0.85, 0.51, 0.045),
