@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worklode.validation.score import Group, Point, rank_correlation
+from worklode.report.validation_page import validation_page
+from worklode.validation.score import Group, Point, SuiteResult, rank_correlation
 
 
 def group(*pairs: tuple[float, float], target: float | None = None, of_all: bool = False) -> Group:
@@ -55,3 +56,11 @@ def test_bounds_of_the_figures(pairs: list[tuple[float, float]]) -> None:
     assert found.worst[0].error == found.max_error
     rank = found.rank_correlation
     assert rank is None or -1 - 1e-9 <= rank <= 1 + 1e-9
+
+
+def test_the_page_names_what_misses_its_target() -> None:
+    groups = (group((1.0, 2.0), target=0.25), group((1.0, 1.1), target=0.25))
+    suite = SuiteResult(suite="any", title="Any", groups=groups).to_dict()
+    text = validation_page({"suites": [suite], "efficiency": []})
+    assert text.count("**missed**: g, 100 % against 25.0 %") == 1
+    assert text.count("MISSED") == 2 and text.count("25% met") == 2

@@ -66,8 +66,9 @@ products have 80 %, and its softmax reads its rows again. Softmax of the cookboo
 converted in several kernels; the model has one.""",
     "silicon": """\
 Areas of TPUs are published as upper bounds only. Fitted are the dies and powers named in [area](models/area.md) and
-[power](models/power.md). NVDLA with 1024 and 128 MACs is held out. All its 16 nm areas are 0.6 of those at 28 nm, so
-one of the two columns is likely an estimate; they count as two points here. A100's links are counted with their
+[power](models/power.md). The constants have not seen NVDLA with 1024 and 128 MACs, but which arrays the sizes have and
+how logic shrinks from 28 to 16 nm was settled with all of them in view. All its 16 nm areas are 0.6 of those at 28 nm,
+so one of the two columns is likely an estimate; they count as two points here. A100's links are counted with their
 controllers, its floor plan shows the PHYs alone.""",
     "energy": """\
 Few events are published independently of the sources the constants come from. MACs at 45 nm are off by a factor of
@@ -77,7 +78,7 @@ way across the die; regressions of whole boards attribute three times as much to
 memory controller included.""",
     "sram": """\
 CACTI reports bare macros of its own cells; the model has memories as products have them, with arbitration, ECC,
-repair and wiring ([technology](models/technology.md)). So areas are about 2.8 times CACTI's at all sizes: the ranks
+repair and wiring ([technology](models/technology.md)). So areas are about 2.5 times CACTI's at all sizes: the ranks
 agree, the level does not. Read energy grows with the root of the size up to one bank here; in CACTI it depends on
 the width of the port as much, which the model does not have. Treat absolute energies of memories at old nodes as a
 factor of several.""",
