@@ -192,7 +192,7 @@ class CostModel:
             lane_ops=np.where(on_lanes, arrays.alone_simple_ops, table.simple_ops) + table.special_ops,
             tensor_core_s=tensor_core_s,
             vector_core_s=vector_core_s,
-            streams=(np.diff(arrays.product_start) == 0) & (arrays.reduces == 0),
+            streams=self.streams,
         )
 
     def splits(self, item: int, accelerator: Accelerator, tensor_cores: int) -> tuple[ProductSplit, ...]:
@@ -232,6 +232,41 @@ class CostModel:
         port_bytes = float(vector_core_port_bytes(accelerator)) / max(1, lanes)
         cycles = self._least_lane_cycles(_lanes_alone(self._arrays), lanes, port_bytes)
         return np.where(self._arrays.suits_lanes, cycles / accelerator.sustained_clock_hz, np.inf)
+
+    def all_tensor_cores_s(self, accelerator: Accelerator) -> Floats:
+        """[U] least time [s] of the products of each item on as many of the design's tensor cores as help."""
+        arrays = self._arrays
+        used = min(accelerator.num_tensor_cores, 1) if self.mode == "one-core" else accelerator.num_tensor_cores
+        cycles = self._shape_table(accelerator).cycles[:, used]
+        owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+        return _sum_by(owner, cycles[arrays.product], len(arrays)) / accelerator.sustained_clock_hz
+
+    def all_vector_cores_s(self, accelerator: Accelerator) -> Floats:
+        """[U] least time [s] of the lane work of each item, products apart, on all vector cores of the design."""
+        return self._all_lanes_s(_lane_work(self._arrays), accelerator)
+
+    def all_lanes_alone_s(self, accelerator: Accelerator) -> Floats:
+        """[U] least time [s] of each item on all vector cores, products too; infinite where they may not."""
+        return np.where(self._arrays.suits_lanes, self._all_lanes_s(_lanes_alone(self._arrays), accelerator), np.inf)
+
+    def _all_lanes_s(self, work: LaneWork, accelerator: Accelerator) -> Floats:
+        used = min(accelerator.num_vector_cores, 1) if self.mode == "one-core" else accelerator.num_vector_cores
+        port_bytes = float(vector_core_port_bytes(accelerator)) / max(1, accelerator.vector_lanes)
+        cycles = np.empty((len(self._arrays), 1))
+        vector_table(*work, accelerator.vector_lanes, port_bytes, np.array([used], np.int64), cycles)
+        return np.asarray(cycles[:, 0] / accelerator.sustained_clock_hz)
+
+    @property
+    def held_cores(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """[U] items every option of which holds a tensor core, and those every option of which holds a vector core."""
+        arrays = self._arrays
+        products = np.diff(arrays.product_start) > 0
+        return products & (arrays.suits_lanes == 0), arrays.has_lanes > 0
+
+    @property
+    def streams(self) -> NDArray[np.bool_]:
+        """[U] items without products whose elements wait for no others; see `options.item_options`."""
+        return np.asarray((np.diff(self._arrays.product_start) == 0) & (self._arrays.reduces == 0))
 
     def item_hbm_bytes(self, sram_bytes: int) -> Floats:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""

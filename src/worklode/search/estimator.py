@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,64 +18,37 @@ from worklode.hardware.energy import (
 from worklode.schedule.critical_path import critical_path
 from worklode.search.estimate import serial_times
 from worklode.search.evaluate import Evaluator
-from worklode.search.grid import COLS, HBM, LANES, ROWS, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
+from worklode.search.grid import Floats, Grid, Points
 from worklode.search.objective import Objective
-
-
-class _Table:
-    """Rows of figures per item, one for every key asked for so far."""
-
-    def __init__(self, items: int, make: Callable[[int], Floats]) -> None:
-        self.make = make
-        self.row_of: dict[int, int] = {}
-        self.rows = np.empty((0, items))
-
-    def index(self, keys: Points) -> Points:
-        """[D] row of each key; missing rows are made."""
-        distinct, of = np.unique(keys, return_inverse=True)
-        missing = [int(key) for key in distinct if int(key) not in self.row_of]
-        if missing:
-            start = len(self.rows)
-            self.rows = np.concatenate([self.rows, np.stack([self.make(key) for key in missing])])
-            self.row_of.update((key, start + offset) for offset, key in enumerate(missing))
-        return np.array([self.row_of[int(key)] for key in distinct], np.int64)[of.reshape(-1)]
+from worklode.search.tables import WorkloadTables
 
 
 class _WorkloadEstimator:
     """Estimates of one workload."""
 
-    def __init__(self, evaluator: Evaluator, grid: Grid) -> None:
-        self.evaluator = evaluator
-        self.grid = grid
-        self.template: Accelerator = grid.accelerator((0,) * len(grid.axes))
-        items = len(evaluator.arrays.items)
-        self.shapes = _Table(items, self._tensor_core_s)
-        self.widths = _Table(items, self._vector_core_s)
-        self.alone = _Table(items, self._lanes_alone_s)
-        self.sizes = _Table(items, self._hbm_bytes)
+    def __init__(self, tables: WorkloadTables) -> None:
+        self.tables = tables
+        self.evaluator = tables.evaluator
+        self.template: Accelerator = tables.template
         self.on_path = self._path_counts()
 
     def times(self, points: Points) -> Floats:
         """[D] estimated iteration time [s]."""
-        axes = self.grid.axes
-        shape_of = self.shapes.index(points[:, ROWS] * len(axes[COLS]) + points[:, COLS])
-        width_of = self.widths.index(points[:, LANES])
-        self.alone.index(points[:, LANES])  # filled by the same keys, so its rows are those of `widths`
-        size_of = self.sizes.index(points[:, SRAM])
+        tables = self.tables
+        shape_of, width_of, size_of = tables.shape_rows(points), tables.width_rows(points), tables.size_rows(points)
         return serial_times(
-            self.shapes.rows,
-            self.widths.rows,
-            self.alone.rows,
-            self.sizes.rows,
+            tables.shapes.rows,
+            tables.widths.rows,
+            tables.alone.rows,
+            tables.sizes.rows,
             self.evaluator.item_counts,
             self.on_path,
             shape_of,
             width_of,
             size_of,
-            axes[TENSOR_CORES][points[:, TENSOR_CORES]].astype(np.float64),
-            axes[VECTOR_CORES][points[:, VECTOR_CORES]].astype(np.float64),
-            axes[HBM][points[:, HBM]].astype(np.float64)
-            * (self.template.hbm_stack_bytes_per_s * self.template.hbm_share),
+            tables.tensor_cores(points),
+            tables.vector_cores(points),
+            tables.hbm_bytes_per_s(points),
             self.evaluator.mode == "split",
             exposes_transfers(self.template),
             self.template.operator_start_s,
@@ -84,33 +56,13 @@ class _WorkloadEstimator:
 
     def hbm_bytes(self, points: Points) -> Floats:
         """[D] HBM traffic of an iteration [bytes]."""
-        index = self.sizes.index(points[:, SRAM])
-        return np.asarray((self.sizes.rows @ self.evaluator.item_counts)[index])
-
-    def _tensor_core_s(self, key: int) -> Floats:
-        row, col = divmod(key, len(self.grid.axes[COLS]))
-        design = replace(
-            self.template,
-            tensor_core_rows=int(self.grid.axes[ROWS][row]),
-            tensor_core_cols=int(self.grid.axes[COLS][col]),
-        )
-        return self.evaluator.model.one_tensor_core_s(design)
-
-    def _vector_core_s(self, key: int) -> Floats:
-        return self.evaluator.model.one_vector_core_s(self._width(key))
-
-    def _lanes_alone_s(self, key: int) -> Floats:
-        return self.evaluator.model.lanes_alone_s(self._width(key))
-
-    def _width(self, key: int) -> Accelerator:
-        return replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
-
-    def _hbm_bytes(self, key: int) -> Floats:
-        return self.evaluator.model.item_hbm_bytes(int(self.grid.axes[SRAM][key]))
+        index = self.tables.size_rows(points)
+        return np.asarray((self.tables.sizes.rows @ self.evaluator.item_counts)[index])
 
     def _path_counts(self) -> Floats:
         """[U] operators of each item on the longest path of a middling design."""
-        middle = self.grid.accelerator(tuple(int(length) // 2 for length in self.grid.lengths))
+        grid = self.tables.grid
+        middle = grid.accelerator(tuple(int(length) // 2 for length in grid.lengths))
         step = self.evaluator.step(middle)
         items = step.problem.item_of
         duration_s = np.maximum(step.costs.compute_s, step.costs.hbm_bytes / step.problem.hbm_bytes_per_s)
@@ -128,7 +80,8 @@ class Estimator:
         self.grid = grid
         self.objective = objective
         self.weights = tuple(weights)
-        self.workloads = tuple(_WorkloadEstimator(evaluator, grid) for evaluator in evaluators)
+        self.tables = tuple(WorkloadTables(evaluator, grid) for evaluator in evaluators)
+        self.workloads = tuple(_WorkloadEstimator(tables) for tables in self.tables)
 
     def figures(self, points: Points, tdp_w: Floats) -> Floats:
         """[D] weighted geometric mean over the workloads of the estimated objective; smaller is better."""
