@@ -146,8 +146,10 @@ def _assign_backward(graph: TrainingGraph, segment_of: list[int], of_module: dic
         if operator.phase not in BACKWARD_PHASES:
             continue
         reached = last
-        for access in operator.reads:
-            producer = graph.tensors[access.tensor].producer
+        before = [graph.tensors[access.tensor].producer for access in operator.reads]
+        if operator.phase is Phase.RECOMPUTE:  # it reads no gradients, but waits for those it is repeated for
+            before.extend(operator.after)
+        for producer in before:
             if producer >= 0 and graph.operators[producer].phase in BACKWARD_PHASES:
                 reached = min(reached, segment_of[producer])
         known = of_module.get(operator.module, ())
