@@ -325,10 +325,17 @@ def _ring_rate(span: Span) -> float:
 
 
 def _through_rate(group: Group) -> float:
-    """Rate of rings or trees through all members [bytes/s]: those of a node use its ways out together."""
+    """Rate of rings or trees through all members [bytes/s].
+
+    The members inside a node use its ways out together, a ring from each of them. One edge in m of a ring leaves the
+    node, so that the links inside it carry (m - 1)/m of the bytes.
+    """
     rates, inside = [], 1
     for spans in _levels(group):
-        rates += [_ring_rate(span) * inside for span in spans]
+        for span in spans:
+            rate = _ring_rate(span) * inside
+            leaves = span.topology is Topology.SWITCH and span is not group.spans[-1]
+            rates.append(rate * span.members / (span.members - 1) if leaves else rate)
         inside *= prod(span.members for span in spans)
     return min(rates)
 
