@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from worklode import cli
 from worklode.errors import SpecError
 from worklode.validation import operators
-from worklode.validation.gpu import _layer_kernels, _stated_harness_s
+from worklode.validation.gpu import Measurement, _stated_harness_s
+from worklode.validation.layers import layer_kernels
 from worklode.validation.score import Group
 from worklode.validation.silicon import silicon
 from worklode.validation.suites import SUITES, validate
@@ -32,12 +34,14 @@ def groups(suite: str) -> dict[str, Group]:
         ("systolic", "Gemmini", 0.11),  # the target is 15 %
         ("gemm", "A100-SXM4-80GB, from", 0.10),
         ("gemm", "H100-SXM-80GB, from", 0.10),
-        ("vector", "A100-SXM4-80GB, softmax, norms, GELU", 0.17),  # missed: the target is 15 %
+        ("vector", "A100-SXM4-80GB, softmax, norms, GELU", 0.15),
+        ("vector", "H100-SXM-80GB, softmax, norms, GELU", 0.15),
+        ("vector", "serving kernels", 0.15),
         ("attention", "A100-SXM4-80GB, from", 0.15),
         ("attention", "H100-SXM-80GB, from", 0.15),
         ("layer", "whole layers", 0.15),
         ("layer", "decode", 0.15),
-        ("layer", "prefill", 0.17),  # missed: the target is 15 %
+        ("layer", "prefill", 0.15),
     ],
 )
 def test_mean_errors(suite: str, word: str, mean_error: float) -> None:
@@ -139,16 +143,26 @@ def test_harness_as_stated() -> None:
     assert _stated_harness_s("not stated") == 0
 
 
+def test_what_a_program_adds_to_its_kernels_by_hand() -> None:
+    kernel = operators.add(1)
+    bare = Measurement(group="g", name="n", preset="a100-80gb", items=(kernel, kernel), measured_s=1e-6)
+    assert bare.stated_s(8e-6, 3e-6) == 8e-6
+    # Its own statement holds two starts, and what the host does after starting a kernel hides behind a long one.
+    timed = replace(bare, harness_s=45e-6, least_s=52e-6)
+    assert timed.stated_s(8e-6, 3e-6) == 52e-6
+    assert timed.stated_s(100e-6, 3e-6) == pytest.approx(139e-6)
+
+
 def test_kernels_of_a_layer_by_hand() -> None:
     row = {"model": "GPT-3 175B layer (h=12288,a=96)", "phase": "prefill b=8 s=2048", "operator": "W1_proj"}
-    found = _layer_kernels(row, 4)
+    found = layer_kernels(row, 4)
     assert found is not None
     assert found[1][0].work.matrix_flops == 2 * 8 * 2048 * 12288 * 4 * 12288 // 4
     decode = {**row, "phase": "decode b=8 context 3072", "operator": "Q_mul_K"}
-    found = _layer_kernels(decode, 4)
+    found = layer_kernels(decode, 4)
     assert found is not None
     assert found[1][0].work.matrix_flops == 2 * 8 * 24 * 3072 * 128
-    assert _layer_kernels({**row, "operator": "AllReduce_MHA"}, 4) is None
+    assert layer_kernels({**row, "operator": "AllReduce_MHA"}, 4) is None
     spelled = {"model": "h=4096,a=16,mb=4,s=2048,v=51200", "phase": "forward"}
-    found = _layer_kernels({**spelled, "operator": "mlp_h_to_4h 4x4096x16384, b=2048"}, 1)
+    found = layer_kernels({**spelled, "operator": "mlp_h_to_4h 4x4096x16384, b=2048"}, 1)
     assert found is not None and found[1][0].work.matrix_flops == 2 * 4 * 2048 * 4096 * 16384

@@ -1,4 +1,4 @@
-"""Suites of operators timed on GPUs: products, vector operators, attention, and layers operator by operator."""
+"""Suites of operators timed on GPUs: products, vector operators, attention. Layers are in `validation.layers`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worklode.cost.model import CostModel
 from worklode.graph.work import WorkItem
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_preset
-from worklode.validation import operators
+from worklode.validation import measured_kernels, operators
 from worklode.validation.operators import ROOFLINE_START_S, alone_with, roofline_s
 from worklode.validation.score import Group, Point, SuiteResult
 from worklode.validation.tables import PRESET_OF_DEVICE, Row, Sieve, fitted_half, read_table
@@ -41,7 +41,10 @@ class Measurement:
         preset: the accelerator it ran on.
         items: its kernels, one after the other.
         measured_s: as stated [s].
-        harness_s: part of it that the measuring program spent, by its own smallest row or statement [s].
+        harness_s: part of it that the measuring program spends beyond its kernels, by its own statement [s]. It holds
+            the starts of the kernels.
+        least_s: what it takes at least, by its smallest row [s]: what a program does after it has started a kernel
+            hides behind a long one and shows behind a short one.
         fitted: a fit may see it.
     """
 
@@ -51,7 +54,14 @@ class Measurement:
     items: tuple[WorkItem, ...]
     measured_s: float
     harness_s: float = 0.0
+    least_s: float = 0.0
     fitted: bool = False
+
+    def stated_s(self, kernels_s: float, start_s: float) -> float:
+        """What the measuring program would state for kernels that take `kernels_s` with starts of `start_s` [s]."""
+        if self.harness_s:
+            kernels_s += self.harness_s - len(self.items) * start_s
+        return max(self.least_s, kernels_s)
 
 
 class Predictor:
@@ -66,7 +76,7 @@ class Predictor:
             self._of_preset[preset] = (indices, CostModel(items))
 
     def predict_s(self, accelerators: Mapping[str, Accelerator]) -> list[float]:
-        """Predicted time of every measurement [s], harness included; a harness includes the starts of its kernels."""
+        """Predicted time of every measurement [s], with what the measuring program adds."""
         found = [0.0] * len(self.measurements)
         for preset, (indices, model) in self._of_preset.items():
             accelerator = accelerators[preset]
@@ -76,9 +86,7 @@ class Predictor:
                 m = self.measurements[i]
                 total = float(times[at : at + len(m.items)].sum())
                 at += len(m.items)
-                if m.harness_s:
-                    total += m.harness_s - len(m.items) * accelerator.operator_start_s
-                found[i] = total
+                found[i] = m.stated_s(total, accelerator.operator_start_s)
         return found
 
 
@@ -108,17 +116,17 @@ def groups(
 
 
 def _baseline_s(m: Measurement, accelerator: Accelerator) -> float:
-    total = sum(roofline_s(item, accelerator) for item in m.items)
-    return total + m.harness_s - len(m.items) * ROOFLINE_START_S if m.harness_s else total
+    return m.stated_s(sum(roofline_s(item, accelerator) for item in m.items), ROOFLINE_START_S)
 
 
-def _rounded_away(row: Row) -> bool:
+def rounded_away(row: Row) -> bool:
+    """Whether a source states times in steps that are too coarse for this row."""
     steps = [step for word, step in RESOLUTION_S.items() if word in row["source"]]
     return bool(steps) and float(row["time_us"]) * MICROSECOND < MOST_ROUNDING * max(steps)
 
 
-_ROUNDED = "shorter than ten steps of the resolution its source states times in"
-_NO_PRESET = "a device without a preset"
+ROUNDED = "shorter than ten steps of the resolution its source states times in"
+NO_PRESET = "a device without a preset"
 _HARNESS = "the smallest row of its operator, which tells what the measuring program spends"
 
 
@@ -132,11 +140,11 @@ def product_measurements(folder: Path, sieve: Sieve) -> list[Measurement]:
     for row in read_table(folder, "gemm_measured.csv", needed):
         preset = PRESET_OF_DEVICE.get(row["device"])
         if preset is None:
-            sieve.out(_NO_PRESET)
+            sieve.out(NO_PRESET)
         elif row["op"] not in PRODUCT_OPERATORS or row["dtype"] not in DTYPES:
             sieve.out("not a plain product of 16-bit operands, or the best of many shapes")
-        elif _rounded_away(row):
-            sieve.out(_ROUNDED)
+        elif rounded_away(row):
+            sieve.out(ROUNDED)
         else:
             batch, m, n, k = (int(float(row[name])) for name in ("batch", "M", "N", "K"))
             large = 2.0 * batch * m * n * k >= LARGE_PRODUCT_FLOPS
@@ -172,34 +180,40 @@ def gemm(folder: Path) -> SuiteResult:
 # ----------------------------------------------------------------------------------------------- vector operators
 
 
-_VECTOR: Mapping[str, Callable[[int, int], WorkItem]] = {
-    "softmax": operators.softmax,
-    "layernorm": operators.layer_norm,
-    "rmsnorm": operators.rms_norm,
-    "gelu": lambda m, n: operators.gelu(m * n),
-    "residual_add": lambda m, n: operators.add(m * n),
-    "silu_and_mul": lambda m, n: operators.silu_and_multiply(m * n),
-    "rope": lambda m, n: operators.rotary(m * n),
+Kernel = Callable[[int, int, Accelerator], WorkItem]
+# What the program of LLMCompass runs, by its source: an eager softmax, and LayerNorm and GELU compiled by PyTorch.
+_EAGER: Mapping[str, Kernel] = {
+    "softmax": lambda m, n, _: measured_kernels.eager_softmax(m, n),
+    "layernorm": lambda m, n, _: operators.layer_norm(m, n),
+    "gelu": lambda m, n, _: measured_kernels.tanh_gelu(m * n),
+}
+# What that of Vidur runs: kernels of vLLM, one after the other, each on what the one before has just written.
+_SERVING: Mapping[str, Kernel] = {
+    "rmsnorm": measured_kernels.serving_rms_norm,
+    "residual_add": measured_kernels.serving_add,
+    "silu_and_mul": measured_kernels.serving_silu_and_multiply,
+    "rope": measured_kernels.serving_rotary,
 }
 # Operators the target is for; the others are serving kernels, reported beside them.
 _VECTOR_TARGET = ("softmax", "layernorm", "gelu", "rmsnorm")
 
 
-def harness_s(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """What the measuring program spends per (device, operator) where launches are included: its smallest row [s]."""
+def least_s(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """What an eager program takes at least for an operator on a device: its smallest row [s]."""
     floors: dict[tuple[str, str], float] = {}
     for row in rows:
-        if _eager(row):
+        if is_eager(row):
             key, time_s = (row["device"], row["op"]), float(row["time_us"]) * MICROSECOND
             floors[key] = min(floors.get(key, time_s), time_s)
     return floors
 
 
-def _eager(row: Row) -> bool:
+def is_eager(row: Row) -> bool:
+    """Whether a row is of LLMCompass, which times calls from a Python program."""
     return "LLMCompass" in row["source"]
 
 
-_VECTOR_COLUMNS = ("device", "op", "dtype", "M", "N", "time_us", "source")
+VECTOR_COLUMNS = ("device", "op", "dtype", "M", "N", "time_us", "source")
 
 
 def vector_measurements(folder: Path, sieve: Sieve, *, least_multiple: float = 1.0) -> list[Measurement]:
@@ -210,19 +224,20 @@ def vector_measurements(folder: Path, sieve: Sieve, *, least_multiple: float = 1
         sieve: counts what is left out.
         least_multiple: rows of at most this many times what the measuring program spends are left out.
     """
-    rows = read_table(folder, "vector_measured.csv", _VECTOR_COLUMNS)
-    floors = harness_s(rows)
+    rows = read_table(folder, "vector_measured.csv", VECTOR_COLUMNS)
+    floors = least_s(rows)
     found = []
     for row in rows:
         preset, operator = PRESET_OF_DEVICE.get(row["device"]), row["op"]
         measured = float(row["time_us"]) * MICROSECOND
-        floor = floors.get((row["device"], operator), 0.0) if _eager(row) else 0.0
+        floor = floors.get((row["device"], operator), 0.0) if is_eager(row) else 0.0
+        kernel = (_EAGER if is_eager(row) else _SERVING).get(operator)
         if preset is None:
-            sieve.out(_NO_PRESET)
-        elif operator not in _VECTOR or row["dtype"] not in DTYPES:
+            sieve.out(NO_PRESET)
+        elif kernel is None or row["dtype"] not in DTYPES:
             sieve.out("an operator or element type the suite does not know")
-        elif _rounded_away(row):
-            sieve.out(_ROUNDED)
+        elif rounded_away(row):
+            sieve.out(ROUNDED)
         elif floor and measured <= least_multiple * floor:
             sieve.out(_HARNESS)
         else:
@@ -232,10 +247,10 @@ def vector_measurements(folder: Path, sieve: Sieve, *, least_multiple: float = 1
                     group=f"{row['device']}, {kind}",
                     name=f"{operator} {row['M']}x{row['N']}",
                     preset=preset,
-                    items=(_VECTOR[operator](int(row["M"]), int(row["N"])),),
+                    items=(kernel(int(row["M"]), int(row["N"]), load_preset(preset)),),
                     measured_s=measured,
-                    harness_s=floor,
-                    fitted=fitted_half(row),
+                    harness_s=measured_kernels.STATED_HARNESS_S[operator] if floor else 0.0,
+                    least_s=floor,
                 )
             )
     return found
@@ -272,7 +287,7 @@ def attention_measurements(folder: Path, sieve: Sieve) -> list[Measurement]:
     for row in read_table(folder, "attention_measured.csv", needed):
         preset = PRESET_OF_DEVICE.get(row["device"])
         if preset is None:
-            sieve.out(_NO_PRESET)
+            sieve.out(NO_PRESET)
         elif row["op"] != "causal_flash_attention_fwd" or row["dtype"] not in DTYPES:
             sieve.out("not causal attention of 16-bit operands, forward")
         else:
@@ -301,128 +316,6 @@ def attention(folder: Path) -> SuiteResult:
     found = groups(attention_measurements(folder, sieve), target=0.15)
     return SuiteResult(
         suite="attention", title="Causal attention timed on GPUs", groups=_sorted(found), skipped=sieve.skipped()
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------- layers
-
-_LAYER_COLUMNS = ("device", "model", "phase", "operator", "time_us", "source")
-
-
-def layer_measurements(folder: Path, sieve: Sieve) -> list[Measurement]:
-    """Operators of transformer layers of layer_measured.csv."""
-    floors = harness_s(read_table(folder, "vector_measured.csv", _VECTOR_COLUMNS))
-    found = []
-    for row in read_table(folder, "layer_measured.csv", _LAYER_COLUMNS):
-        device, _, shards = row["device"].partition(" TP")
-        device = re.sub(r"^\d+x", "", device)
-        preset = PRESET_OF_DEVICE.get(device)
-        kernels = _layer_kernels(row, int(shards or 1))
-        measured = float(row["time_us"]) * MICROSECOND
-        if preset is None:
-            sieve.out(_NO_PRESET)
-            continue
-        if kernels is None:
-            sieve.out("communication between chips, or an operator the suite does not know")
-            continue
-        if _rounded_away(row):
-            sieve.out(_ROUNDED)
-            continue
-        operator, items = kernels
-        eager = _eager(row)
-        floor = len(items) * floors.get((device, operator), EAGER_PRODUCT_S) if eager else 0.0
-        if measured <= floor:
-            sieve.out("the measuring program takes all of the time")
-            continue
-        group = f"{row['device']}, {row['model'].split(' (')[0]}, {row['phase'].split(' ')[0]}"
-        found.append(
-            Measurement(
-                group=group,
-                name=row["operator"],
-                preset=preset,
-                items=items,
-                measured_s=measured,
-                harness_s=floor,
-            )
-        )
-    return found
-
-
-# What the eager program of LLMCompass spends on a product [s]: the middle of 21 to 25 us, as gemm_measured.csv states.
-EAGER_PRODUCT_S = 23e-6
-Kernels = tuple[str, tuple[WorkItem, ...]]
-
-
-def _layer_kernels(row: Row, shards: int) -> Kernels | None:
-    """Kernels of one operator of a layer by its name, with the name of the vector operator or "product"."""
-    sizes = {key: int(value) for key, value in re.findall(r"\b([a-z]+)=(\d+)", row["model"] + "," + row["phase"])}
-    operator = row["operator"]
-    if "a" in sizes and "h" in sizes and " " not in operator:
-        return _named_kernels(operator, row["phase"], sizes, shards)
-    return _spelled_kernels(operator)
-
-
-def _named_kernels(operator: str, phase: str, sizes: Mapping[str, int], shards: int) -> Kernels | None:
-    """GPT-3's layer as LLMCompass measured it: Q, K and V apart, attention written out, `shards` of tensor parallel."""
-    hidden, heads, batch = sizes["h"], sizes["a"] // shards, sizes.get("b", 1)
-    context = re.search(r"context (\d+)", phase)
-    queries, keys = (1, int(context.group(1))) if context else (sizes["s"], sizes["s"])
-    tokens, dim, width = batch * queries, hidden // sizes["a"], hidden // shards
-    groups = batch * heads
-    product = operators.product
-    kernels: Mapping[str, Kernels] = {
-        "Q_K_V": ("product", (product(tokens, width, hidden),) * 3),
-        "Q_mul_K": ("product", (product(queries, keys, dim, groups),)),
-        "A_mul_V": ("product", (product(queries, dim, keys, groups),)),
-        "Wo_proj": ("product", (product(tokens, hidden, width),)),
-        "W1_proj": ("product", (product(tokens, 4 * width, hidden),)),
-        "W2_proj": ("product", (product(tokens, hidden, 4 * width),)),
-        "Softmax": ("softmax", (operators.softmax(groups * queries, keys),)),
-        "LayerNorm_MHA": ("layernorm", (operators.layer_norm(tokens, hidden),)),
-        "LayerNorm_FFN": ("layernorm", (operators.layer_norm(tokens, hidden),)),
-        "GeLU": ("gelu", (operators.gelu(tokens * 4 * width),)),
-    }
-    return kernels.get(operator)
-
-
-def _spelled_kernels(operator: str) -> Kernels | None:
-    """Operators whose sizes are in their name: `mlp_h_to_4h 4x4096x16384, b=2048`."""
-    name, _, rest = operator.partition(" ")
-    numbers = [int(number) for number in re.findall(r"\d+", rest)]
-    if name in {"attention_score", "attention_over_value"} and len(numbers) == 4:
-        batch, m, k, n = numbers
-        return "product", (operators.product(m, n, k, batch),)
-    if name == "logit_block" and len(numbers) == 4:
-        batch, n, k, seq = numbers
-        return "product", (operators.product(batch * seq, n, k),)
-    if "b=" in rest and len(numbers) == 4:
-        batch, k, n, seq = numbers
-        return "product", (operators.product(batch * seq, n, k),)
-    elements = int(np.prod(numbers)) if numbers else 0
-    if name == "attention_softmax" and elements:
-        return "softmax", (operators.softmax(elements // numbers[-1], numbers[-1]),)
-    return None
-
-
-def layer(folder: Path) -> SuiteResult:
-    """Suite `layer`: operators one by one, and the sum of each layer."""
-    sieve = Sieve()
-    found = groups(layer_measurements(folder, sieve), target=0.15)
-    totals = [
-        Point(
-            name=group.name,
-            measured=sum(p.measured for p in group.points),
-            predicted=sum(p.predicted for p in group.points),
-            baseline=sum(p.baseline or 0.0 for p in group.points),
-        )
-        for group in found
-    ]
-    whole = Group(name="whole layers", unit="s", points=tuple(totals), baseline=BASELINE, target=0.15)
-    return SuiteResult(
-        suite="layer",
-        title="Transformer layers timed on GPUs, operator by operator",
-        groups=(*found, whole) if found else (),
-        skipped=sieve.skipped(),
     )
 
 

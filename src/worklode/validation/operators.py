@@ -26,10 +26,12 @@ def tensor(*shape: int, dtype: str = "float16") -> TensorMeta:
     return TensorMeta(shape=shape, strides=tuple(strides), dtype=dtype, element_bytes=ELEMENT_BYTES[dtype])
 
 
-def call_item(name: str, args: tuple[object, ...], results: tuple[TensorMeta, ...]) -> WorkItem:
+def call_item(
+    name: str, args: tuple[object, ...], results: tuple[TensorMeta, ...], kwargs: tuple[tuple[str, object], ...] = ()
+) -> WorkItem:
     """Work of one ATen call."""
     inputs = tuple(arg for arg in args if isinstance(arg, TensorMeta))
-    call = Call(name=f"aten.{name}", args=args, results=results, inputs=inputs, outputs=results)
+    call = Call(name=f"aten.{name}", args=args, kwargs=kwargs, results=results, inputs=inputs, outputs=results)
     (found,) = describe(call)
     assert found.exact, f"{name} has no model"
     return WorkItem(work=found.work, read_bytes=sum(found.read_bytes), write_bytes=sum(found.write_bytes))

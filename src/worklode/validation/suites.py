@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from worklode.errors import Fault, SpecError
-from worklode.validation import collectives, gpu, silicon, systolic
+from worklode.validation import collectives, gpu, layers, silicon, systolic
 from worklode.validation.score import SuiteResult
 from worklode.validation.tables import data_folder
 
@@ -16,7 +16,7 @@ WITH_TABLES: Mapping[str, Callable[[Path], SuiteResult]] = {
     "gemm": gpu.gemm,
     "vector": gpu.vector,
     "attention": gpu.attention,
-    "layer": gpu.layer,
+    "layer": layers.layer,
     "collectives": collectives.collectives,
     "energy": silicon.energy,
     "sram": silicon.sram,
