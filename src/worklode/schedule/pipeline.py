@@ -47,6 +47,8 @@ class PipelineProblem:
         send_backward_s: [C - 1] time to hand gradients from chunk c + 1 to chunk c; empty = none.
         overlap: a stage computes while it sends. If not, it sends first and computes its next pass after.
         activation_bytes: [C] kept of one microbatch from the start of forward to the end of backward; empty = none.
+        weight_activation_bytes: [C] kept of it between input gradient and weight gradient, where the schedule splits
+            backward; empty = all of it.
     """
 
     num_stages: int
@@ -59,6 +61,7 @@ class PipelineProblem:
     send_backward_s: tuple[float, ...] = ()
     overlap: bool = True
     activation_bytes: tuple[int, ...] = ()
+    weight_activation_bytes: tuple[int, ...] = ()
 
     @property
     def num_chunks(self) -> int:
@@ -158,7 +161,7 @@ def simulate(problem: PipelineProblem) -> PipelineTimeline:
             )
     shape = (kinds, chunks, microbatches)
     gradients_ready_s = end.reshape(shape)[-1, :, -1].copy()
-    in_flight, peak_bytes = peaks(order.rows, stages, kinds, _filled(problem.activation_bytes, chunks))
+    in_flight, peak_bytes = peaks(order.rows, stages, kept_bytes(problem))
     busy = _per_stage(duration[0].sum(axis=0) * microbatches, stages)
     sending = np.zeros(stages)
     if not problem.overlap:
@@ -239,6 +242,16 @@ def pass_times(candidates: PipelineCandidates) -> tuple[Floats, Floats, Floats]:
     return duration, send_forward, send_backward
 
 
+def kept_bytes(problem: PipelineProblem) -> Floats:
+    """Activation bytes a pass adds [kinds, C]: forward at its start, the others (less than none) at their end."""
+    chunks = problem.num_chunks
+    kept = _filled(problem.activation_bytes, chunks)
+    if not problem.schedule.splits_backward:
+        return np.stack((kept, -kept))
+    for_weights = _filled(problem.weight_activation_bytes or problem.activation_bytes, chunks)
+    return np.stack((kept, for_weights - kept, -for_weights))
+
+
 def problem_faults(problem: PipelineProblem, *, where: str = "pipeline") -> tuple[Fault, ...]:
     """Everything wrong with a problem."""
     faults = schedule_faults(problem.schedule, problem.num_stages, problem.num_microbatches, where)
@@ -252,6 +265,7 @@ def problem_faults(problem: PipelineProblem, *, where: str = "pipeline") -> tupl
         "send_forward_s": (problem.send_forward_s, chunks - 1),
         "send_backward_s": (problem.send_backward_s, chunks - 1),
         "activation_bytes": (problem.activation_bytes, chunks),
+        "weight_activation_bytes": (problem.weight_activation_bytes, chunks),
     }
     for path, values in required.items():
         faults.extend(_length_faults(where, path, len(values), problem))
