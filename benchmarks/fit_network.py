@@ -44,7 +44,6 @@ CONSTANTS = {
 OF_ADDING_SWITCH = {"reduction_share": (0.6, 0.04, 0.3, 1.0)}
 # Steps are halved down to this share of the coarse ones.
 FINEST = 0.25
-MICROSECOND = 1e-6
 
 
 def measurements(folder: Path) -> tuple[MeasuredCollective, ...]:
@@ -52,10 +51,15 @@ def measurements(folder: Path) -> tuple[MeasuredCollective, ...]:
     return tuple(measured_collectives(folder, Sieve()))
 
 
+def seconds(microseconds: float) -> float:
+    """Microseconds as a preset's file has them, to the last bit [s]."""
+    return float(f"{microseconds:g}e-6")
+
+
 def with_constants(network: Network, values: Mapping[str, float]) -> Network:
     """A network with other constants."""
     first, *outer = network.levels
-    latency_s = values["latency"] * MICROSECOND
+    latency_s = seconds(values["latency"])
     first = replace(
         first,
         sustained_share=values["sustained_share"],
@@ -66,8 +70,8 @@ def with_constants(network: Network, values: Mapping[str, float]) -> Network:
     return replace(
         network,
         levels=(first, *outer),
-        start_s=values["start"] * MICROSECOND,
-        bulk_start_s=values["bulk_start"] * MICROSECOND,
+        start_s=seconds(values["start"]),
+        bulk_start_s=seconds(values["bulk_start"]),
         eager_share=values["eager_share"],
         copy_bytes_per_s=values["copy"] * first.bandwidth_bytes_per_s,
     )
