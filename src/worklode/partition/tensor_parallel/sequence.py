@@ -1,0 +1,89 @@
+"""Where the sequence is in every tensor: the digit that sequence parallelism divides.
+
+It is known of the inputs ([batch, sequence, ...]; a sample's tokens for integer inputs) and followed through the loops of
+the operators.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from worklode.errors import Fault
+from worklode.graph.loops import LoopKind
+from worklode.graph.operator import Phase, TensorRole
+from worklode.graph.training_graph import TrainingGraph
+from worklode.partition.tensor_parallel.layout import Form, Layout, divided, layout_under, locate
+
+_ELEMENT_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+"""Bytes of an element of the types inputs have; 1 for the 8-bit types."""
+
+
+def sequence_layouts(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[int, Layout]:
+    """Tensor -> its layout with the sequence divided, for every tensor that has one."""
+    found = _of_inputs(graph, devices, faults)
+    if not found and not faults:
+        faults.append(
+            Fault(
+                where=graph.info.name,
+                path="sequence_parallel",
+                problem="no input has a sequence dimension",
+                allowed="inputs [batch, sequence, ...], or tensor parallelism without sequence parallelism",
+            )
+        )
+    for operator, loops in zip(graph.operators, graph.loops, strict=True):
+        nest = loops.nest
+        if nest is None or operator.phase is Phase.OPTIMIZER:
+            continue
+        for place, tensor in enumerate(loops.operands):
+            if tensor not in found:
+                continue
+            cut = locate(nest, nest.operand(place), found[tensor], devices)
+            if cut is None or nest.kinds[cut.loop] is not LoopKind.FREE:
+                continue
+            for number, result in enumerate(loops.results):
+                layout = layout_under(cut, nest.result(number))
+                if result >= 0 and layout.form is Form.DIVIDED:
+                    found.setdefault(result, layout)
+    return found
+
+
+def _of_inputs(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[int, Layout]:
+    options = dict(graph.info.options)
+    batch = int(options.get("batch", "1"))
+    tokens = int(options.get("seq_len", "0"))
+    found: dict[int, Layout] = {}
+    lengths: set[int] = set()
+    for index, tensor in enumerate(graph.tensors):
+        if tensor.role is not TensorRole.INPUT or tensor.producer != -1:
+            continue
+        elements = tensor.bytes // _ELEMENT_BYTES.get(tensor.dtype, 1)
+        is_token = tensor.dtype in {"int64", "int32"}
+        length = elements // batch if is_token else tokens or _second_dimension(graph, index)
+        if length <= 1 or elements % (batch * length):
+            continue
+        stride = elements // (batch * length)
+        lengths.add(length)
+        found[index] = divided(Fraction(stride * length, devices), Fraction(1, devices))
+    faults.extend(
+        Fault(
+            where=graph.info.name,
+            path="sequence_parallel",
+            value=f"{length} tokens",
+            problem=f"{devices} devices do not divide the sequence",
+            allowed=f"a sequence length that is a multiple of {devices}, or no sequence parallelism",
+        )
+        for length in sorted(lengths)
+        if length % devices
+    )
+    return found
+
+
+def _second_dimension(graph: TrainingGraph, tensor: int) -> int:
+    """Size of the second dimension of an input that an operator reads as [batch, sequence, width], 0 where none does."""
+    for loops in graph.loops:
+        for place, read in enumerate(loops.operands):
+            if read == tensor and loops.nest is not None:
+                strides = loops.nest.operand(place)
+                dims = sorted((i for i, s in enumerate(strides) if s > 0), key=lambda i: -strides[i])
+                return loops.nest.sizes[dims[1]] if len(dims) == 3 else 0
+    return 0

@@ -1,0 +1,279 @@
+"""The pass itself: operator by operator, operands brought into the layout its division needs, results held accordingly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from worklode.graph.loops import UNTOUCHED, LoopKind, Nest, OperatorLoops
+from worklode.graph.operator import Operator, OperatorKind, Phase
+from worklode.graph.training_graph import TrainingGraph
+from worklode.graph.work import Collective, Work
+from worklode.partition.tensor_parallel.builder import ShardBuilder, Written, statistic_like
+from worklode.partition.tensor_parallel.division import Divider
+from worklode.partition.tensor_parallel.holdings import GROUPS, Holdings, merged, partial_gradients
+from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Cut, Form, Layout, layout_under, locate, up
+from worklode.partition.tensor_parallel.rows import STATISTIC_BYTES, row_parts
+from worklode.partition.tensor_parallel.scaled import scaled_nest, scaled_work
+
+_ZEROS = frozenset(("aten.zeros", "aten.new_zeros", "aten.zeros_like"))
+"""Operators whose result adds nothing to a sum."""
+
+_MASK_OPS_PER_ID = 4  # below, above, subtract the first row, select: of a look-up in a part of a table
+_SUMS = (
+    OperatorKind.ELEMENTWISE,
+    OperatorKind.MOVEMENT,
+    OperatorKind.REDUCTION,
+    OperatorKind.GATHER,
+    OperatorKind.SCATTER,
+)
+
+Needed = Mapping[int, tuple[int, Fraction]]
+"""Old tensor -> the new tensor to be read for it, and the share of its bytes that is read."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sharder:
+    """State of one pass. Old tensors are those of the graph, new ones those of the device.
+
+    Attributes:
+        graph: the graph of one device.
+        divider: chooses the loop of every operator.
+        builder: writes the new graph.
+        holdings: what the device holds.
+        sequence: layouts with the sequence divided, empty without sequence parallelism.
+        divided_flops, whole_flops: matrix FLOPs of operators that were divided, and of those every device repeats.
+    """
+
+    graph: TrainingGraph
+    divider: Divider
+    builder: ShardBuilder
+    holdings: Holdings
+    sequence: Mapping[int, Layout]
+    divided_flops: int = 0
+    whole_flops: int = 0
+    _zeros: set[int] = field(default_factory=set)
+    _scattered: set[int] = field(default_factory=set)
+    _readers: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def run(self) -> None:
+        """Write the graph of one device."""
+        for operator in self.graph.operators:
+            for access in operator.reads:
+                self._readers[access.tensor, GROUPS[operator.phase]] += 1
+        flushed = False
+        for operator, loops in zip(self.graph.operators, self.graph.loops, strict=True):
+            if operator.phase is Phase.OPTIMIZER and not flushed:
+                flushed = True
+                self._sum_gradients(operator)
+            if loops.nest is None:
+                self._whole(operator)
+            else:
+                self._with_loops(operator, loops, loops.nest)
+
+    # -------------------------------------------------------------------------------------------------- operators
+
+    def _sum_gradients(self, first: Operator) -> None:
+        """Gradients of parameters that every device holds and that saw different tokens: one all-reduce a block."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for tensor in partial_gradients(self.holdings, self.graph.operators):
+            producer = self.graph.operators[max(0, self.graph.tensors[tensor].producer)]
+            groups.setdefault((producer.block, producer.instance), []).append(tensor)
+        for tensors in groups.values():
+            self.holdings.reduce_together(tensors, first)
+
+    def _whole(self, operator: Operator) -> None:
+        """An operator without loops: all of its operands, all of its results, on every device."""
+        reads = []
+        for access in operator.reads:
+            layout = self.holdings.layout(access.tensor)
+            if layout.form is Form.PARTIAL:
+                self.holdings.reduce(access.tensor, WHOLE, operator)
+            elif layout.form is Form.DIVIDED and access.tensor in self.divider.parameters:
+                self.divider.no_rule(operator)
+            reads.append((self.holdings.held(access.tensor, WHOLE, operator), access.bytes))
+        writes = [self.holdings.written(access, WHOLE) for access in operator.writes]
+        made = self.builder.add(operator, operator.work, merged(reads, self.builder), writes)
+        for access, new in zip(operator.writes, made, strict=True):
+            self.holdings.settle(access.tensor, new, WHOLE)
+        self.whole_flops += operator.work.matrix_flops
+
+    def _with_loops(self, operator: Operator, loops: OperatorLoops, nest: Nest) -> None:
+        """An operator with loops, one of which may be divided."""
+        layouts = {tensor: self.holdings.layout(tensor) for tensor in loops.operands if tensor >= 0}
+        cut = self.divider.division(operator, loops, layouts)
+        read = {access.tensor for access in operator.reads}
+        partial = [t for t in layouts if t in read and layouts[t].form is Form.PARTIAL]
+        stays_partial = bool(partial) and cut is None and self._is_linear(operator, loops, nest, layouts, partial)
+        if partial and not stays_partial:
+            cut = cut or self._sequence_cut(loops, nest, partial)
+            for tensor in partial:
+                self.holdings.reduce(tensor, _scattered_layout(nest, loops, tensor, cut), operator)
+        needed = self._operands(operator, loops, nest, cut, keep_partial=stays_partial)
+        if cut is not None and nest.kinds[cut.loop] is LoopKind.ROW:
+            self._rows(operator, loops, nest, cut, needed)
+        else:
+            self._write(operator, loops, nest, cut, needed, stays_partial=stays_partial)
+        if cut is None:
+            self.whole_flops += operator.work.matrix_flops
+        else:
+            self.divided_flops += operator.work.matrix_flops
+
+    def _write(
+        self,
+        operator: Operator,
+        loops: OperatorLoops,
+        nest: Nest,
+        cut: Cut | None,
+        needed: Needed,
+        *,
+        stays_partial: bool,
+    ) -> None:
+        """The operator on its share of a loop."""
+        results = {
+            tensor: _result_layout(nest, number, cut, stays_partial=stays_partial)
+            for number, tensor in enumerate(loops.results)
+            if tensor >= 0
+        }
+        reads = [(needed[a.tensor][0], up(a.bytes * needed[a.tensor][1])) for a in operator.reads]
+        writes = [self.holdings.written(access, results.get(access.tensor, WHOLE)) for access in operator.writes]
+        work = _work(operator, nest, cut)
+        made = self.builder.add(operator, work, merged(reads, self.builder), writes)
+        for access, new in zip(operator.writes, made, strict=True):
+            self.holdings.settle(access.tensor, new, results.get(access.tensor, WHOLE))
+            if operator.name in _ZEROS:
+                self._zeros.add(access.tensor)
+            if cut is not None and nest.kinds[cut.loop] is LoopKind.PLACED:
+                self._scattered.add(access.tensor)
+        self.builder.loops[-1] = OperatorLoops(
+            nest=scaled_nest(nest, cut) if cut is not None else nest,
+            operands=tuple([needed[t][0] if t in needed else -1 for t in loops.operands]),
+            results=tuple([self.holdings.home(t)[0] if t >= 0 else -1 for t in loops.results]),
+        )
+
+    def _rows(self, operator: Operator, loops: OperatorLoops, nest: Nest, cut: Cut, needed: Needed) -> None:
+        """An operator whose rows are divided: local parts, each followed by the all-reduce of its number a row."""
+        work = scaled_work(operator.work, nest, cut)
+        parts = row_parts(
+            operator, nest, cut, work, from_scatter=any(tensor in self._scattered for tensor in loops.operands)
+        )
+        reads = [(needed[a.tensor][0], up(a.bytes * needed[a.tensor][1])) for a in operator.reads]
+        operands = merged(reads, self.builder)
+        size = parts.rows * STATISTIC_BYTES
+        numbers: list[tuple[int, int]] = []
+        like = statistic_like(self.graph.tensors[operator.writes[0].tensor])
+        for part in parts.parts:
+            name = replace(operator, name=part.name)
+            (made,) = self.builder.add(
+                name, part.work, [*operands, *numbers], [Written(bytes=size, accessed=size, like=like)]
+            )
+            storage = self.builder.storage_of(made)
+            summed = Written(bytes=size, accessed=size, like=like, storage=storage)
+            (made,) = self.builder.collective(
+                Collective.ALL_REDUCE, size, operator, operator.phase, [(made, size)], [summed]
+            )
+            numbers.append((made, size))
+        layouts = {t: _result_layout(nest, n, cut, stays_partial=False) for n, t in enumerate(loops.results) if t >= 0}
+        writes = [self.holdings.written(access, layouts.get(access.tensor, WHOLE)) for access in operator.writes]
+        read = [*(operands if parts.last_reads_operands else ()), *numbers]
+        for access, new in zip(operator.writes, self.builder.add(operator, parts.last, read, writes), strict=True):
+            self.holdings.settle(access.tensor, new, layouts.get(access.tensor, WHOLE))
+
+    # --------------------------------------------------------------------------------------------------- operands
+
+    def _operands(
+        self, operator: Operator, loops: OperatorLoops, nest: Nest, cut: Cut | None, *, keep_partial: bool
+    ) -> dict[int, tuple[int, Fraction]]:
+        """The new tensors to be read, gathered where the division needs more than the device holds."""
+        read = {access.tensor for access in operator.reads}
+        wanted: dict[int, Layout] = {}
+        parts: dict[int, Fraction] = {}
+        for place, tensor in enumerate(loops.operands):
+            if tensor not in read:
+                continue
+            layout = layout_under(cut, nest.operand(place)) if cut is not None else WHOLE
+            if wanted.setdefault(tensor, layout) != layout:
+                wanted[tensor] = WHOLE
+            looked_up = cut is not None and nest.kinds[cut.loop] is LoopKind.LOOKUP
+            part = Fraction(1) if looked_up else layout.held
+            parts[tensor] = max(part, parts.get(tensor, Fraction(0)))
+        found: dict[int, tuple[int, Fraction]] = {}
+        for access in operator.reads:
+            tensor = access.tensor
+            layout = self.holdings.layout(tensor)
+            if keep_partial and layout.form is Form.PARTIAL:
+                found[tensor] = (self.holdings.home(tensor)[0], Fraction(1))
+            else:
+                new = self.holdings.held(tensor, wanted.get(tensor, WHOLE), operator)
+                found[tensor] = (new, parts.get(tensor, Fraction(1)))
+        return found
+
+    def _is_linear(
+        self,
+        operator: Operator,
+        loops: OperatorLoops,
+        nest: Nest,
+        layouts: Mapping[int, Layout],
+        partial: Sequence[int],
+    ) -> bool:
+        """May partial sums pass through, to be added later, and once? Only where no more bytes have to be added then."""
+        if operator.kind not in _SUMS or operator.phase is Phase.OPTIMIZER:
+            return False
+        read = {access.tensor: access.bytes for access in operator.reads}
+        group = GROUPS[operator.phase]
+        if any(self._readers[tensor, group] > 1 for tensor in partial):
+            return False
+        if sum(access.bytes for access in operator.writes) > max(self.graph.tensors[t].bytes for t in partial):
+            return False
+        places = {place for place, tensor in enumerate(loops.operands) if tensor in partial}
+        for mask in nest.linear:
+            together = {place for place in range(len(loops.operands)) if mask >> place & 1}
+            others = [loops.operands[place] for place in together - places if loops.operands[place] in read]
+            if places <= together and all(tensor in self._zeros for tensor in others):
+                return True
+        return False
+
+    def _sequence_cut(self, loops: OperatorLoops, nest: Nest, partial: Sequence[int]) -> Cut | None:
+        """Under sequence parallelism sums are scattered along the sequence where an operator can run on a part of it."""
+        for place, tensor in enumerate(loops.operands):
+            if tensor in partial and tensor in self.sequence:
+                cut = locate(nest, nest.operand(place), self.sequence[tensor], self.builder.devices)
+                if cut is not None and nest.kinds[cut.loop] is LoopKind.FREE and not nest.products:
+                    return cut
+        return None
+
+
+def _scattered_layout(nest: Nest, loops: OperatorLoops, tensor: int, cut: Cut | None) -> Layout:
+    """The layout partial sums are reduced to: divided where every use of the tensor is cut, else whole."""
+    if cut is None:
+        return WHOLE
+    found = {layout_under(cut, nest.operand(place)) for place, read in enumerate(loops.operands) if read == tensor}
+    return found.pop() if len(found) == 1 else WHOLE
+
+
+def _result_layout(nest: Nest, number: int, cut: Cut | None, *, stays_partial: bool) -> Layout:
+    """How a result is held."""
+    if stays_partial:
+        return PARTIAL
+    if cut is None:
+        return WHOLE
+    strides = nest.result(number)
+    if strides[cut.loop] > 0:
+        return layout_under(cut, strides)
+    if UNTOUCHED in strides:
+        return WHOLE
+    return PARTIAL if nest.kinds[cut.loop] in {LoopKind.FREE, LoopKind.LOOKUP} else WHOLE
+
+
+def _work(operator: Operator, nest: Nest, cut: Cut | None) -> Work:
+    """Work of one device; a look-up in a part of a table masks what is elsewhere."""
+    if cut is None:
+        return operator.work
+    work = scaled_work(operator.work, nest, cut)
+    if nest.kinds[cut.loop] is not LoopKind.LOOKUP:
+        return work
+    # Every id is compared and shifted, every element looked up is kept or set to zero.
+    moved = operator.work.simple_ops
+    return replace(work, simple_ops=work.simple_ops + moved + _MASK_OPS_PER_ID * work.random_accesses)
