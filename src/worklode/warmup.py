@@ -57,6 +57,25 @@ def tiny_graph() -> TrainingGraph:
     return TrainingGraph(info=info, tensors=tuple(graph.tensors), operators=tuple(graph.operators))
 
 
+def tiny_pipeline() -> None:
+    """Simulate and bound a pipeline of two stages; a schedule that splits backward calls every kernel."""
+    from worklode.schedule.pipeline import PipelineProblem, candidates_of, simulate, simulate_batch
+    from worklode.schedule.pipeline_bounds import pipeline_time_bound
+    from worklode.schedule.pipeline_orders import parse_schedule
+
+    problem = PipelineProblem(
+        num_stages=2,
+        num_microbatches=2,
+        schedule=parse_schedule("zb-h1"),
+        forward_s=(1.0, 1.0),
+        input_gradient_s=(1.0, 1.0),
+        weight_gradient_s=(1.0, 1.0),
+    )
+    simulate(problem)
+    simulate_batch(candidates_of(problem))
+    pipeline_time_bound(candidates_of(problem))
+
+
 class _Builder:
     """Appends operators of growing size, each with one result of its own storage."""
 
@@ -98,7 +117,7 @@ class _Builder:
 
 
 def main() -> int:
-    """Mine and evaluate the tiny graph: what real commands call is compiled then."""
+    """Mine and evaluate the tiny graph, simulate a tiny pipeline: what real commands call is compiled then."""
     from worklode import api
 
     start_s = perf_counter()
@@ -106,6 +125,7 @@ def main() -> int:
     for mode in ("split", "one-core"):
         api.evaluate(graph, "tpuv2", mode=mode)
         api.mine((graph,), budget="tpuv2", mode=mode)
+    tiny_pipeline()
     counts = compiled_kernels()
     sys.stderr.write(
         f"worklode: {counts['compiled']} of {counts['kernels']} kernels compiled, {perf_counter() - start_s:.1f} s\n"

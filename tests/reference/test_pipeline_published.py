@@ -112,8 +112,8 @@ def measured() -> list[tuple[Setting, str, float]]:
 def test_measured_iterations_from_profiled_passes() -> None:
     """Blocking sends explain all three schedules alike; what is missing is the optimizer and its synchronisation.
 
-    Measured means of prediction over measurement (2026-11): 1F1B 0.940, 1F1B-I 0.928, ZB-1p 0.946; with overlapped sends
-    0.939, 0.889, 0.931.
+    Means of prediction over measurement (2026-11): 1F1B 0.940, 1F1B-I 0.928, ZB-1p 0.946; with overlapped sends 0.939,
+    0.889, 0.931.
     """
     ratios: dict[str, list[float]] = {}
     for setting, name, time_s in measured():

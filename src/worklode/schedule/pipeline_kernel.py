@@ -361,7 +361,8 @@ def resource_bound(resource: Ints, head_s: Floats, work_s: Floats, tail_s: Float
     """Largest of min head + sum of work + min tail over the sets of jobs that share a resource [candidates].
 
     For a resource that serves one job at a time no schedule is shorter. The best set is all jobs with a head of at
-    least some head and a tail of at least some tail; jobs that take no time are in none.
+    least some head and a tail of at least some tail: for every head, jobs are added from the longest tail to the
+    shortest. Jobs that take no time are in no set.
 
     Args:
         resource: [jobs] what a job occupies; jobs of one resource are neighbours.
@@ -369,21 +370,29 @@ def resource_bound(resource: Ints, head_s: Floats, work_s: Floats, tail_s: Float
     """
     candidates, jobs = work_s.shape
     bound = np.zeros(candidates)
+    by_tail = np.empty(jobs, np.int64)
     for candidate in range(candidates):
         head, work, tail = head_s[candidate], work_s[candidate], tail_s[candidate]
         first = 0
         while first < jobs:
             stop = first
+            count = 0
             while stop < jobs and resource[stop] == resource[first]:
+                if work[stop] > 0.0:
+                    place = count
+                    while place > 0 and tail[by_tail[place - 1]] < tail[stop]:
+                        by_tail[place] = by_tail[place - 1]
+                        place -= 1
+                    by_tail[place] = stop
+                    count += 1
                 stop += 1
-            for a in range(first, stop):
-                for b in range(first, stop):
-                    if head[b] < head[a] or tail[a] < tail[b] or work[a] == 0.0 or work[b] == 0.0:
-                        continue
-                    total = 0.0
-                    for job in range(first, stop):
-                        if head[job] >= head[a] and tail[job] >= tail[b]:
-                            total += work[job]
-                    bound[candidate] = max(bound[candidate], head[a] + total + tail[b])
+            for a in range(count):
+                earliest = head[by_tail[a]]
+                total = 0.0
+                for b in range(count):
+                    job = by_tail[b]
+                    if head[job] >= earliest:
+                        total += work[job]
+                        bound[candidate] = max(bound[candidate], earliest + total + tail[job])
             first = stop
     return bound
