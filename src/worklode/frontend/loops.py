@@ -132,7 +132,7 @@ def _aligned(
 
 
 _SUMS = frozenset(("add", "sub", "subtract", "rsub"))
-_COPIES = frozenset(("clone", "_to_copy", "alias_copy", "detach_copy", "neg", "native_dropout_backward", "div"))
+_COPIES = frozenset(("clone", "_to_copy", "alias_copy", "detach_copy", "neg", "div"))
 
 
 def _pointwise(call: Call) -> _Draft | None:
@@ -188,29 +188,53 @@ def _normalized(shape_argument: int) -> NestRule:
 
 
 def _moved(dims: Callable[[Call, int], Iterable[int]]) -> NestRule:
-    """Elements move along `dims` (of the result's rank) only: there the whole is needed."""
+    """Elements move along `dims` (of the result's rank) only: there the whole is needed.
+
+    Where one dimension is put together of equal parts (the gradients of query, key and value side by side), only which
+    part it is must stay whole; within the parts iterations are free.
+    """
 
     def rule(call: Call) -> _Draft | None:
         if len(call.outputs) != 1:
             return None
-        shape = call.outputs[0].shape
-        moved = {dimension(d, len(shape)) for d in dims(call, len(shape))}
+        result = call.outputs[0]
+        moved = sorted({dimension(d, len(result.shape)) for d in dims(call, len(result.shape))})
+        if any(len(meta.shape) != len(result.shape) for meta in call.inputs):
+            return None
+        parts = _equal_parts(call, moved[0]) if len(moved) == 1 else 1
         draft = _Draft()
-        loops = [draft.loop(size, WHOLE if d in moved else FREE) for d, size in enumerate(shape)]
+        loops = [
+            draft.loop(size // parts if d in moved else size, WHOLE if d in moved and parts == 1 else FREE)
+            for d, size in enumerate(result.shape)
+        ]
         for place, meta in enumerate(call.inputs):
-            if len(meta.shape) != len(shape):
-                return None
             strides = {}
-            for loop, size, stride in zip(loops, meta.shape, meta.strides, strict=True):
-                if loop not in moved and size not in {1, draft.sizes[loop]}:
+            for d, (size, stride) in enumerate(zip(meta.shape, meta.strides, strict=True)):
+                if (d not in moved or parts > 1) and size not in {1, draft.sizes[loops[d]]}:
                     return None
-                strides[loop] = stride if size > 1 or draft.sizes[loop] == 1 else 0
+                strides[loops[d]] = stride if size > 1 or draft.sizes[loops[d]] == 1 else 0
             draft.operands[place] = strides
-        draft.results[0] = dict(zip(loops, call.outputs[0].strides, strict=True))
+        draft.results[0] = dict(zip(loops, result.strides, strict=True))
+        if parts > 1:
+            part = draft.loop(parts, WHOLE)
+            draft.results[0] = {**draft.results[0], part: result.strides[moved[0]] * (result.shape[moved[0]] // parts)}
         draft.linear = [range(len(call.inputs))]
         return draft
 
     return rule
+
+
+def _equal_parts(call: Call, dim: int) -> int:
+    """Equal parts a `cat` makes of its operands, or a `slice_backward` of its gradient and zeros; 1 where none are."""
+    result = call.outputs[0].shape[dim]
+    lengths = {meta.shape[dim] for meta in call.inputs}
+    length = lengths.pop() if len(lengths) == 1 else 0
+    if length <= 1 or result % length:
+        return 1
+    if call.packet == "slice_backward":
+        start, step = _integers(call.args[3]), _integers(call.args[5])
+        return result // length if start and start[0] % length == 0 and step == (1,) else 1
+    return result // length if call.packet == "cat" else 1
 
 
 def _selected_backward(call: Call) -> _Draft | None:

@@ -46,19 +46,26 @@ def shard(graph: TrainingGraph, plan: TensorPlan, *, devices: int, sequence_para
         )
     parameters = parameter_layouts(graph, plan, devices)
     faults = list(_without_repeats(parameters.faults)) + _unmatched(plan, parameters)
+    before = len(faults)
     sequence = sequence_layouts(graph, devices, faults) if sequence_parallel else {}
-    if faults:
+    if len(faults) > before:
         raise SpecError(*faults)
     wanted = goals(graph, parameters, devices)
     builder = ShardBuilder(axis, devices)
     divider = Divider(
-        where=graph.info.name, devices=devices, parameters=parameters.layout, goals=wanted, sequence=sequence
+        where=graph.info.name,
+        devices=devices,
+        parameters=parameters.layout,
+        goals=wanted,
+        sequence=sequence,
+        sizes=[tensor.bytes for tensor in graph.tensors],
     )
     holdings = Holdings(graph=graph, builder=builder, sources=_sources(graph, parameters, wanted, sequence))
     sharder = Sharder(graph=graph, divider=divider, builder=builder, holdings=holdings, sequence=sequence)
     sharder.run()
-    if divider.faults:
-        raise SpecError(*divider.faults.values())
+    faults.extend(divider.faults.values())
+    if faults:
+        raise SpecError(*faults)
     whole, trained = parameter_elements(builder.tensors, graph)
     info = replace(
         graph.info,

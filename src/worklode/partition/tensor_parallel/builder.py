@@ -42,7 +42,7 @@ class ShardBuilder:
         self.loops: list[OperatorLoops] = []
         self._readers: list[list[int]] = []
         self._newest: list[int] = []
-        self._last_collective = -1
+        self._last_collective: dict[str, int] = {}
 
     def source(self, like: Tensor, size: int, storage: int = -1) -> int:
         """A tensor that exists before the iteration."""
@@ -80,8 +80,8 @@ class ShardBuilder:
                 after.add(self.tensors[before].producer)
             made.append(self._tensor(written.like, written.bytes, written.storage, index))
         if work.communication is not None:
-            after.add(self._last_collective)
-            self._last_collective = index
+            after.add(self._last_collective.get(work.communication.axis, -1))
+            self._last_collective[work.communication.axis] = index
         after.difference_update(self.tensors[access.tensor].producer for access in accesses)
         after.difference_update((index, -1))
         self.operators.append(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worklode.errors import Fault
 from worklode.graph.loops import LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Operator, OperatorKind, Phase
-from worklode.partition.tensor_parallel.layout import Cut, Form, Layout, is_aligned, locate
+from worklode.partition.tensor_parallel.layout import WHOLE, Cut, Form, Layout, is_aligned, locate
 from worklode.partition.tensor_parallel.parameters import wildcards
 
 
@@ -22,6 +22,7 @@ class Divider:
         parameters: layouts of parameters and of tensors that are only cast ones: they are never gathered.
         goals: layouts gradients must have.
         sequence: layouts with the sequence divided.
+        sizes: bytes of every tensor.
         faults: what no layout can divide, by path.
     """
 
@@ -30,6 +31,7 @@ class Divider:
     parameters: Mapping[int, Layout]
     goals: Mapping[int, Layout]
     sequence: Mapping[int, Layout]
+    sizes: Sequence[int]
     faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
 
     def division(self, operator: Operator, loops: OperatorLoops, layouts: Mapping[int, Layout]) -> Cut | None:
@@ -50,7 +52,7 @@ class Divider:
             if operator.phase is Phase.OPTIMIZER and not is_parameter and self._updates_parameter(loops):
                 continue
             cut = self._cut(operator, nest, nest.operand(place), tensor, layout, is_parameter=is_parameter)
-            if cut is not None:
+            if cut is not None and (is_parameter or not self._leaves_replica(nest, loops, cut)):
                 rank = 3 if is_parameter else 1 if tensor in read else 0
                 known = best.get(cut, (0, 0))
                 best[cut] = (max(rank, known[0]), known[1] + read.get(tensor, 0))
@@ -60,7 +62,23 @@ class Divider:
                 cut = locate(nest, nest.result(number), goal, self.devices)
                 if cut is not None and nest.kinds[cut.loop] in {LoopKind.FREE, LoopKind.PLACED}:
                     best[cut] = (max(2, best.get(cut, (0, 0))[0]), best.get(cut, (0, 0))[1])
-        return max(best, key=lambda cut: (*best[cut], -cut.loop)) if best else None
+        if not best:
+            return None
+        chosen = max(best, key=lambda cut: (*best[cut], -cut.loop))
+        rank, gathered = best[chosen]
+        return None if rank < 2 and self._costs_more(loops, nest, chosen, gathered) else chosen
+
+    def _costs_more(self, loops: OperatorLoops, nest: Nest, cut: Cut, gathered: int) -> bool:
+        """Would the sums a cut makes cost more to add than its operands to gather?
+
+        An all-reduce moves every byte twice, an all-gather once. Gradients of parameters are summed at the end of all.
+        """
+        summed = sum(
+            self.sizes[tensor]
+            for number, tensor in enumerate(loops.results)
+            if tensor >= 0 and tensor not in self.goals and nest.result(number)[cut.loop] == 0
+        )
+        return nest.kinds[cut.loop] is LoopKind.FREE and 2 * summed > gathered
 
     def no_rule(self, operator: Operator) -> None:
         """Note that an operator whose loops are not known reads a divided parameter."""
@@ -69,6 +87,13 @@ class Divider:
         self.faults.setdefault(
             (module, operator.name),
             Fault(where=self.where, path=module, problem=problem, allowed="a plan that replicates it"),
+        )
+
+    def _leaves_replica(self, nest: Nest, loops: OperatorLoops, cut: Cut) -> bool:
+        """Would a gradient that every device must have whole be divided, to be gathered later?"""
+        return any(
+            tensor >= 0 and self.goals.get(tensor) == WHOLE and nest.result(number)[cut.loop] > 0
+            for number, tensor in enumerate(loops.results)
         )
 
     def _updates_parameter(self, loops: OperatorLoops) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from worklode.errors import Fault
-from worklode.graph.loops import LoopKind
+from worklode.graph.loops import LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.partition.tensor_parallel.layout import Form, Layout, divided, layout_under, locate
@@ -30,21 +30,27 @@ def sequence_layouts(graph: TrainingGraph, devices: int, faults: list[Fault]) ->
                 allowed="inputs [batch, sequence, ...], or tensor parallelism without sequence parallelism",
             )
         )
-    for operator, loops in zip(graph.operators, graph.loops, strict=True):
-        nest = loops.nest
-        if nest is None or operator.phase is Phase.OPTIMIZER:
-            continue
-        for place, tensor in enumerate(loops.operands):
-            if tensor not in found:
-                continue
-            cut = locate(nest, nest.operand(place), found[tensor], devices)
-            if cut is None or nest.kinds[cut.loop] is not LoopKind.FREE:
-                continue
-            for number, result in enumerate(loops.results):
-                layout = layout_under(cut, nest.result(number))
-                if result >= 0 and layout.form is Form.DIVIDED:
-                    found.setdefault(result, layout)
+    both = list(zip(graph.operators, graph.loops, strict=True))
+    for operator, loops in (*both, *reversed(both)):  # forwards from the inputs, then back to what only gradients tell
+        if loops.nest is not None and operator.phase is not Phase.OPTIMIZER:
+            _follow(loops, loops.nest, found, devices)
     return found
+
+
+def _follow(loops: OperatorLoops, nest: Nest, found: dict[int, Layout], devices: int) -> None:
+    """Operands and results that run along the sequence with one that is known."""
+    named = [(nest.operand(place), tensor) for place, tensor in enumerate(loops.operands)]
+    named += [(nest.result(number), tensor) for number, tensor in enumerate(loops.results)]
+    for strides, tensor in named:
+        if tensor not in found:
+            continue
+        cut = locate(nest, strides, found[tensor], devices)
+        if cut is None or nest.kinds[cut.loop] is not LoopKind.FREE:
+            continue
+        for others, other in named:
+            layout = layout_under(cut, others)
+            if other >= 0 and layout.form is Form.DIVIDED:
+                found.setdefault(other, layout)
 
 
 def _of_inputs(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[int, Layout]:

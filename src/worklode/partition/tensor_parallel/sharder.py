@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from fractions import Fraction
 
 from worklode.graph.loops import UNTOUCHED, LoopKind, Nest, OperatorLoops
@@ -13,6 +14,7 @@ from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Collective, Work
 from worklode.partition.tensor_parallel.builder import ShardBuilder, Written, statistic_like
 from worklode.partition.tensor_parallel.division import Divider
+from worklode.partition.tensor_parallel.exchange import expert_cut, write_exchanged
 from worklode.partition.tensor_parallel.holdings import GROUPS, Holdings, merged, partial_gradients
 from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Cut, Form, Layout, layout_under, locate, up
 from worklode.partition.tensor_parallel.rows import STATISTIC_BYTES, row_parts
@@ -32,6 +34,18 @@ _SUMS = (
 
 Needed = Mapping[int, tuple[int, Fraction]]
 """Old tensor -> the new tensor to be read for it, and the share of its bytes that is read."""
+
+
+class Passing(Enum):
+    """What becomes of partial sums at an operator.
+
+    NO: they are added before it. THROUGH: it is linear in them, and its results are partial sums.
+    INTO_SUMS: what else it adds joins them.
+    """
+
+    NO = 0
+    THROUGH = 1
+    INTO_SUMS = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,13 +70,13 @@ class Sharder:
     whole_flops: int = 0
     _zeros: set[int] = field(default_factory=set)
     _scattered: set[int] = field(default_factory=set)
-    _readers: Counter[tuple[int, int]] = field(default_factory=Counter)
+    _readers: dict[tuple[int, int], list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self) -> None:
         """Write the graph of one device."""
-        for operator in self.graph.operators:
+        for index, operator in enumerate(self.graph.operators):
             for access in operator.reads:
-                self._readers[access.tensor, GROUPS[operator.phase]] += 1
+                self._readers[access.tensor, GROUPS[operator.phase]].append(index)
         flushed = False
         for operator, loops in zip(self.graph.operators, self.graph.loops, strict=True):
             if operator.phase is Phase.OPTIMIZER and not flushed:
@@ -70,6 +84,8 @@ class Sharder:
                 self._sum_gradients(operator)
             if loops.nest is None:
                 self._whole(operator)
+            elif self.builder.axis == "expert" and (expert := expert_cut(self, operator, loops)) is not None:
+                write_exchanged(self, operator, loops, expert)
             else:
                 self._with_loops(operator, loops, loops.nest)
 
@@ -85,19 +101,29 @@ class Sharder:
             self.holdings.reduce_together(tensors, first)
 
     def _whole(self, operator: Operator) -> None:
-        """An operator without loops: all of its operands, all of its results, on every device."""
+        """An operator without loops: all of its operands, all of its results, on every device.
+
+        Tokens of another axis may be exchanged before they are added.
+        """
         reads = []
+        communication = operator.work.communication
+        exchanges = communication is not None and communication.collective is Collective.ALL_TO_ALL
+        held = WHOLE
         for access in operator.reads:
             layout = self.holdings.layout(access.tensor)
             if layout.form is Form.PARTIAL:
+                if exchanges and len(self._readers[access.tensor, GROUPS[operator.phase]]) == 1:
+                    held = PARTIAL
+                    reads.append((self.holdings.home(access.tensor)[0], access.bytes))
+                    continue
                 self.holdings.reduce(access.tensor, WHOLE, operator)
             elif layout.form is Form.DIVIDED and access.tensor in self.divider.parameters:
                 self.divider.no_rule(operator)
             reads.append((self.holdings.held(access.tensor, WHOLE, operator), access.bytes))
-        writes = [self.holdings.written(access, WHOLE) for access in operator.writes]
+        writes = [self.holdings.written(access, held) for access in operator.writes]
         made = self.builder.add(operator, operator.work, merged(reads, self.builder), writes)
         for access, new in zip(operator.writes, made, strict=True):
-            self.holdings.settle(access.tensor, new, WHOLE)
+            self.holdings.settle(access.tensor, new, held)
         self.whole_flops += operator.work.matrix_flops
 
     def _with_loops(self, operator: Operator, loops: OperatorLoops, nest: Nest) -> None:
@@ -106,10 +132,15 @@ class Sharder:
         cut = self.divider.division(operator, loops, layouts)
         read = {access.tensor for access in operator.reads}
         partial = [t for t in layouts if t in read and layouts[t].form is Form.PARTIAL]
-        stays_partial = bool(partial) and cut is None and self._is_linear(operator, loops, nest, layouts, partial)
-        if partial and not stays_partial:
-            cut = cut or self._sequence_cut(loops, nest, partial)
-            for tensor in partial:
+        stays_partial = False
+        if partial:
+            passing = self._passing(operator, loops, nest, layouts, partial, cut)
+            if passing is Passing.INTO_SUMS:
+                self._add_into(operator, loops, nest, layouts, partial, cut)
+                return
+            stays_partial = passing is Passing.THROUGH
+            cut = None if stays_partial else cut or self._sequence_cut(loops, nest, partial)
+            for tensor in () if stays_partial else partial:
                 self.holdings.reduce(tensor, _scattered_layout(nest, loops, tensor, cut), operator)
         needed = self._operands(operator, loops, nest, cut, keep_partial=stays_partial)
         if cut is not None and nest.kinds[cut.loop] is LoopKind.ROW:
@@ -210,30 +241,85 @@ class Sharder:
                 found[tensor] = (new, parts.get(tensor, Fraction(1)))
         return found
 
-    def _is_linear(
+    def _passing(
         self,
         operator: Operator,
         loops: OperatorLoops,
         nest: Nest,
         layouts: Mapping[int, Layout],
         partial: Sequence[int],
-    ) -> bool:
-        """May partial sums pass through, to be added later, and once? Only where no more bytes have to be added then."""
+        cut: Cut | None,
+    ) -> Passing:
+        """May partial sums pass an operator, to be added later, and once? Only where no more bytes are added then."""
         if operator.kind not in _SUMS or operator.phase is Phase.OPTIMIZER:
-            return False
+            return Passing.NO
         read = {access.tensor: access.bytes for access in operator.reads}
         group = GROUPS[operator.phase]
-        if any(self._readers[tensor, group] > 1 for tensor in partial):
-            return False
-        if sum(access.bytes for access in operator.writes) > max(self.graph.tensors[t].bytes for t in partial):
-            return False
+        size = max(self.graph.tensors[tensor].bytes for tensor in partial)
+        if any(len(self._readers[tensor, group]) > 1 for tensor in partial):
+            return Passing.NO
+        if sum(access.bytes for access in operator.writes) > size:
+            return Passing.NO
         places = {place for place, tensor in enumerate(loops.operands) if tensor in partial}
         for mask in nest.linear:
             together = {place for place in range(len(loops.operands)) if mask >> place & 1}
-            others = [loops.operands[place] for place in together - places if loops.operands[place] in read]
-            if places <= together and all(tensor in self._zeros for tensor in others):
-                return True
-        return False
+            if not places <= together:
+                continue
+            others = [loops.operands[p] for p in together - places if loops.operands[p] in read]
+            gathered = sum(
+                self.graph.tensors[t].bytes
+                for t in {loops.operands[p] for p in range(len(loops.operands))} - set(partial)
+                if t in read and layouts[t].form is Form.DIVIDED
+            )
+            if all(tensor in self._zeros for tensor in others) and gathered < size:
+                return Passing.THROUGH
+            if others and all(tensor not in self._zeros for tensor in others) and self._is_summed_further(operator):
+                return Passing.INTO_SUMS
+        return Passing.NO
+
+    def _is_summed_further(self, operator: Operator) -> bool:
+        """Is the result read once, by another sum? Autograd adds the gradients of a tensor one after another."""
+        if len(operator.writes) != 1:
+            return False
+        readers = self._readers[operator.writes[0].tensor, GROUPS[operator.phase]]
+        if len(readers) != 1 or self.graph.operators[readers[0]].name != operator.name:
+            return False
+        nest = self.graph.loops[readers[0]].nest
+        everything = (1 << len(self.graph.loops[readers[0]].operands)) - 1
+        return nest is not None and everything in nest.linear
+
+    def _add_into(
+        self,
+        operator: Operator,
+        loops: OperatorLoops,
+        nest: Nest,
+        layouts: Mapping[int, Layout],
+        partial: Sequence[int],
+        cut: Cut | None,
+    ) -> None:
+        """A term that is no partial sum joins one: every device adds its part of the term to its own sums.
+
+        Of a whole term one device adds all; equal devices are assumed, so each is charged the whole of it.
+        """
+        part = cut.share if cut is not None else Fraction(1)
+        reads = []
+        for access in operator.reads:
+            layout = layouts[access.tensor]
+            if layout.form is Form.PARTIAL:
+                reads.append((self.holdings.home(access.tensor)[0], up(access.bytes * part)))
+            else:
+                place = loops.operands.index(access.tensor)
+                wanted = layout_under(cut, nest.operand(place)) if cut is not None else WHOLE
+                new = self.holdings.held(access.tensor, wanted, operator)
+                reads.append((new, up(access.bytes * wanted.held)))
+        storage = self.builder.storage_of(self.holdings.home(partial[0])[0])
+        access = operator.writes[0]
+        old = self.graph.tensors[access.tensor]
+        size = self.builder.storage_bytes(storage)
+        work = scaled_work(operator.work, nest, cut) if cut is not None else operator.work
+        written = Written(bytes=size, accessed=up(access.bytes * part), like=old, storage=storage)
+        (made,) = self.builder.add(operator, work, merged(reads, self.builder), [written])
+        self.holdings.settle(access.tensor, made, PARTIAL)
 
     def _sequence_cut(self, loops: OperatorLoops, nest: Nest, partial: Sequence[int]) -> Cut | None:
         """Under sequence parallelism sums are scattered along the sequence where an operator can run on a part of it."""
