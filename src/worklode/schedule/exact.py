@@ -23,6 +23,8 @@ from worklode.schedule.exact_model import (
     Modes,
     Placement,
     Variant,
+    dominates,
+    mode_of_option,
 )
 from worklode.schedule.list_scheduler import schedule
 from worklode.schedule.options import option_table
@@ -315,13 +317,10 @@ def _floored(model: ExactModel, variant: int, found: Schedule) -> Placement:
     weight = model.variants[variant].weight
     modes = []
     for task, option in enumerate(found.option):
-        offered = {m: o[variant] for m, o in model.modes.offers[task].items() if variant in o}
-        same = [mode for mode, offer in offered.items() if offer.option == option]
-        # A mode that was left out needs no less of anything than one that is there.
-        problem = model.variants[variant].problem
-        cores = int(problem.tensor_cores[option]), int(problem.vector_cores[option])
-        fits = [m for m in offered if m.tensor_cores <= cores[0] and m.vector_cores <= cores[1]]
-        modes.append((same or sorted(fits, key=lambda m: m.ticks) or list(offered))[0])
+        whole = mode_of_option(model.variants[variant], int(option), model.coupling, model.tick)
+        offered = [mode for mode, offering in model.modes.offers[task].items() if variant in offering]
+        # What is not in the model needs no less of anything than a mode that is.
+        modes.append(whole if whole in offered else next((m for m in offered if dominates(m, whole)), offered[0]))
     starts = tuple(int(start * weight / model.tick) for start in found.start_s)
     return Placement(variant=variant, modes=tuple(modes), start_ticks=starts)
 
