@@ -140,7 +140,7 @@ def _left_out(row: Row) -> str:
         return "number of devices or network not stated"
     if "vidur" in system and row["nodes"] != "1":
         return (
-            "network between the nodes not stated (17 GB/s at most for 16 devices, less than one of DGX A100's cards)"
+            "network between the nodes not stated (at most 21 GB/s, less than one of DGX A100's cards)"
         )
     if "derived from busbw" in row["note"] and float(row["busbw_GBps"]) < LEAST_RATE_GB_S:
         return "derived from a rate rounded to two decimals"
