@@ -30,7 +30,7 @@ class Style(StrEnum):
 
     COLWISE: output features are divided (of an embedding: its width); Megatron's column-parallel linear.
     ROWWISE: input features are divided, results are summed over the devices (of an embedding: its rows).
-    VOCAB: vocabulary is divided, and padded where the devices do not divide it: rows of an embedding, columns of a head.
+    VOCAB: the vocabulary is divided (rows of an embedding, columns of a head), and padded where devices do not divide it.
     EXPERT: experts are divided, tokens travel to them and back (all-to-all).
     SEQUENCE, REPLICATE: every device holds all; their gradients are summed where devices saw different tokens.
     """
@@ -50,7 +50,7 @@ class PlanRule:
     Attributes:
         pattern: module path or parameter name; `*` is any one part of it. It may lack leading parts.
         style: how they are held.
-        parts: equal matrices side by side in one weight, each divided on its own (3: query, key and value; 2: gate and up).
+        parts: equal matrices side by side in one weight, each divided on its own (3: query, key, value; 2: gate, up).
     """
 
     pattern: str
@@ -148,8 +148,10 @@ _BUILT_IN: dict[str, Mapping[str, str]] = {
     "mixtral-8x7b": _MIXTRAL,
 }
 _EXPERTS: dict[str, Mapping[str, str]] = {"mixtral-8x7b": {"layers.*.feed_forward.experts": "expert"}}
-_BY_PREFIX = {"gpt:": _GPT}
-"""Models that are named by their sizes (`gpt:layers=24,...`)."""
+_BY_SIZES = "gpt:"
+"""How the name of a GPT starts that is named by its sizes (`gpt:layers=24,...`)."""
+_HEAD_BY_HEAD = "attention=written-out"
+"""In such a name: queries, keys and values lie head by head in the fused projection, not side by side."""
 
 
 def tensor_plan_for(workload: str) -> TensorPlan:
@@ -158,9 +160,9 @@ def tensor_plan_for(workload: str) -> TensorPlan:
     Raises:
         SpecError: there is none of that name.
     """
-    for prefix, rules in _BY_PREFIX.items():
-        if workload.startswith(prefix):
-            return plan_from_mapping(rules, name=workload)
+    if workload.startswith(_BY_SIZES):
+        own = {"layers.*.attention.query_key_value": "colwise"} if _HEAD_BY_HEAD in workload.split(",") else {}
+        return plan_from_mapping(_GPT | own, name=workload)
     return _built_in(_BUILT_IN, workload, "tensor-parallel")
 
 
@@ -302,9 +304,9 @@ _HUGGING_FACE: dict[str, tuple[Style, int]] = {
     "grouped_gemm": (Style.EXPERT, 1),
 }
 """Styles of transformers 5 (`ALL_PARALLEL_STYLES` of its tensor parallelism) and of earlier releases. Where it gathers
-logits (`colwise_gather_output`) the loss is computed on the divided logits here: the same values for less traffic. Module
-styles that only place collectives (`moe_tp_experts`, `ep_router`, `all_reduce`) need no rule: collectives follow from the
-graph."""
+logits (`colwise_gather_output`) the loss is computed on the divided logits here: the same values for less traffic.
+Module styles that only place collectives (`moe_tp_experts`, `ep_router`, `all_reduce`) need no rule: collectives follow
+from the graph."""
 
 
 def plan_from_hugging_face(tp_plan: Mapping[str, str], *, name: str = "tp_plan") -> TensorPlan:

@@ -1,7 +1,7 @@
 """Tensor and expert parallelism: from the training graph of one device to that of one shard of several.
 
-A plan says how parameters are divided; loops of the captured operators say what that does to everything else. Collectives
-appear as operators where a result needs what other devices hold. See docs/models/tensor_parallel.md.
+A plan says how parameters are divided; loops of the captured operators say what that does to everything else.
+Collectives appear as operators where a result needs what other devices hold. See docs/models/tensor_parallel.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shard(graph: TrainingGraph, plan: TensorPlan, *, devices: int, sequence_para
         plan: how parameters are divided. One that divides experts makes the axis that of experts: every device then
             brings a batch of its own, and tokens travel to their experts and back.
         devices: devices along the axis; with 1 the graph stays as it is.
-        sequence_parallel: what tensor parallelism leaves whole (norms, dropout, residuals) is divided along the sequence.
+        sequence_parallel: what tensor parallelism leaves whole (norms, dropout, residuals) is divided by sequence.
 
     Raises:
         SpecError: the devices do not divide what the plan divides, or the graph cannot be divided; with every fault.

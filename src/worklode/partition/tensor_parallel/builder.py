@@ -1,4 +1,4 @@
-"""Writes the graph of one device: operators in order, versions of storages, dependences, collectives one after another."""
+"""Writes the graph of one device: operators, versions of storages, dependences, collectives one after another."""
 
 from __future__ import annotations
 

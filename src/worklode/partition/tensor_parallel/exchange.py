@@ -1,8 +1,8 @@
 """Expert parallelism: every device brings tokens of its own and holds some of the experts.
 
-Lepikhin et al., GShard, arXiv 2006.16668, section 3.2: an all-to-all takes every token to the devices of its experts and
-another takes the results back; backward does both again. Routing is balanced, as capture takes it: a device sends as much as
-it receives, and computes as much as it would alone, for all tokens of its own experts.
+Lepikhin et al., GShard, arXiv 2006.16668, section 3.2: an all-to-all takes every token to the devices of its experts
+and another takes the results back; backward does both again. Routing is balanced, as capture takes it: a device sends as
+much as it receives, and computes as much as it would alone, for all tokens of its own experts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Protocol
 
 from worklode.graph.loops import LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Operator
-from worklode.graph.training_graph import TrainingGraph
 from worklode.partition.tensor_parallel.builder import ShardBuilder
 from worklode.partition.tensor_parallel.division import Divider
 from worklode.partition.tensor_parallel.holdings import Holdings, merged
@@ -23,19 +22,22 @@ class Pass(Protocol):
     """What a pass over the operators has at hand."""
 
     @property
-    def graph(self) -> TrainingGraph: ...
+    def divider(self) -> Divider:
+        """What parameters and gradients are held as."""
+
     @property
-    def divider(self) -> Divider: ...
+    def builder(self) -> ShardBuilder:
+        """What writes the new graph."""
+
     @property
-    def builder(self) -> ShardBuilder: ...
-    @property
-    def holdings(self) -> Holdings: ...
+    def holdings(self) -> Holdings:
+        """What the device holds."""
 
 
 def expert_cut(state: Pass, operator: Operator, loops: OperatorLoops) -> Cut | None:
     """The loop over experts of an operator that works on exchanged tokens; None where it works on own ones.
 
-    Such are products with a weight of the experts or with the gradient of one, and what lies element by element between.
+    Such are products with a weight of the experts or with the gradient of one, and the element-wise between.
     """
     nest = loops.nest
     assert nest is not None

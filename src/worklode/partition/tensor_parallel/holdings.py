@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from worklode.graph.operator import Access, Operator, Phase, Tensor, TensorRole
+from worklode.graph.operator import Access, Operator, Phase
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Collective
 from worklode.partition.tensor_parallel.builder import ShardBuilder, Written
@@ -183,19 +183,9 @@ def partial_gradients(holdings: Holdings, operators: Iterable[Operator]) -> list
     return list(found)
 
 
-def is_gradient(tensor: Tensor) -> bool:
-    """Is it the gradient of a parameter?"""
-    return tensor.role is TensorRole.GRADIENT
-
-
 def merged(accesses: Iterable[tuple[int, int]], builder: ShardBuilder) -> list[tuple[int, int]]:
     """Bytes read of every new tensor, at most all of it."""
     total: dict[int, int] = {}
     for tensor, size in accesses:
         total[tensor] = min(total.get(tensor, 0) + size, builder.tensors[tensor].bytes)
     return list(total.items())
-
-
-def in_phase(operator: Operator, phase: Phase) -> Operator:
-    """An operator moved to another phase."""
-    return replace(operator, phase=phase)

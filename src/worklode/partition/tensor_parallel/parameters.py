@@ -1,6 +1,6 @@
 """Which digit of every parameter a plan divides, and how gradients and optimizer state follow.
 
-A graph holds no shapes of parameters: what is an output feature of a weight follows from the first product that reads it.
+A graph holds no shapes of parameters: the output features of a weight follow from the first product that reads it.
 """
 
 from __future__ import annotations

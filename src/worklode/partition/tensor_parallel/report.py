@@ -29,7 +29,9 @@ class CollectiveCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReport:
-    """What a pass did. With t devices, for parameters and for matrix FLOPs alike:
+    """What a pass did.
+
+    With t devices, for parameters and for matrix FLOPs alike:
 
         t · (shard - replicated) + replicated = whole + padding          (axis "tensor")
         t · (shard - replicated) + replicated = whole                    (axis "expert", parameters)
@@ -38,10 +40,10 @@ class ShardReport:
     Attributes:
         axis: "tensor" or "expert".
         devices: t.
-        parameters, shard_parameters, replicated_parameters, padding_parameters: distinct elements of the whole model, of
-            one device, of those every device holds, and of all rows of padding.
-        matrix_flops, shard_matrix_flops, replicated_matrix_flops: of the whole iteration, of one device, of the operators
-            that every device repeats.
+        parameters, shard_parameters, replicated_parameters, padding_parameters: distinct elements of the whole model,
+            of one device, of those every device holds, and of all rows of padding.
+        matrix_flops, shard_matrix_flops, replicated_matrix_flops: of the whole iteration, of one device, of operators
+            that every device repeats (along the axis of experts all: each has tokens of its own).
         padding_matrix_flops: added by rows of padding, on all devices together.
         collectives: what was added.
         padded: (parameter, rows, rows with padding).

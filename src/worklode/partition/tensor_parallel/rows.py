@@ -1,8 +1,8 @@
 """Operators whose rows are divided: a few numbers a row travel between two local parts (vocabulary-parallel loss).
 
-Shoeybi et al., Megatron-LM, arXiv 1909.08053, section 3: the loss is computed on divided logits, so that batch x sequence
-numbers travel instead of batch x sequence x vocabulary. Per row: the maximum, the sum of exponentials, the logit of the
-target; nothing in backward, where the row sum of the incoming gradient is that of its one element.
+Shoeybi et al., Megatron-LM, arXiv 1909.08053, section 3: the loss is computed on divided logits, so that batch x
+sequence numbers travel instead of batch x sequence x vocabulary. Per row: the maximum, the sum of exponentials, the
+logit of the target; nothing in backward, where the row sum of the incoming gradient is that of its one element.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class RowPart:
     Attributes:
         name: what it makes.
         work: its work.
-        reads_operands: it reads the operands of the whole operator, and not only earlier numbers.
     """
 
     name: str
@@ -64,6 +63,7 @@ def row_parts(operator: Operator, nest: Nest, cut: Cut, work: Work, *, from_scat
     elements = up(nest.sizes[cut.loop] * cut.share) * rows
     if operator.kind is OperatorKind.GATHER:
         return _look_up(operator.work, rows)
+    made: tuple[tuple[str, Work], ...]
     if operator.phase in {Phase.FORWARD, Phase.LOSS, Phase.RECOMPUTE}:
         made = (
             ("row maximum", Work(simple_ops=elements, vector_elements=elements + rows)),
@@ -76,7 +76,7 @@ def row_parts(operator: Operator, nest: Nest, cut: Cut, work: Work, *, from_scat
 
 
 def _look_up(work: Work, rows: int) -> RowParts:
-    """Of a loss that looks one element up a row: the look-up on every device, zero where it is elsewhere; then the sum."""
+    """Of a loss that looks up one element a row: the look-up, zero where it is elsewhere, on every device; then the sum."""
     picked = Work(
         simple_ops=2 * rows,  # is it here, else zero
         vector_elements=2 * rows,

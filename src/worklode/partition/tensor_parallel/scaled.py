@@ -1,7 +1,7 @@
 """The work of one device when a loop of an operator is divided: its share of every count, exactly.
 
-A product is divided along the dimension the loop belongs to; vector work is in proportion to the iterations. Where a count
-does not divide (a half block of random bits) it is rounded up.
+A product is divided along the dimension the loop belongs to; vector work is in proportion to the iterations. Where a
+count does not divide (a half block of random bits) it is rounded up.
 """
 
 from __future__ import annotations

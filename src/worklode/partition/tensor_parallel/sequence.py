@@ -1,7 +1,7 @@
 """Where the sequence is in every tensor: the digit that sequence parallelism divides.
 
-It is known of the inputs ([batch, sequence, ...]; a sample's tokens for integer inputs) and followed through the loops of
-the operators.
+It is known of the inputs ([batch, sequence, ...]; a sample's tokens for integer inputs) and followed through the loops
+of the operators.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _of_inputs(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[
 
 
 def _second_dimension(graph: TrainingGraph, tensor: int) -> int:
-    """Size of the second dimension of an input that an operator reads as [batch, sequence, width], 0 where none does."""
+    """Size of the second dimension of an input that is read as [batch, sequence, width], 0 where none is."""
     for loops in graph.loops:
         for place, read in enumerate(loops.operands):
             if read == tensor and loops.nest is not None:

@@ -1,4 +1,4 @@
-"""The pass itself: operator by operator, operands brought into the layout its division needs, results held accordingly."""
+"""The pass itself: for every operator a division, operands in the layout it needs, results held accordingly."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ class Sharder:
         self.holdings.settle(access.tensor, made, PARTIAL)
 
     def _sequence_cut(self, loops: OperatorLoops, nest: Nest, partial: Sequence[int]) -> Cut | None:
-        """Under sequence parallelism sums are scattered along the sequence where an operator can run on a part of it."""
+        """Under sequence parallelism sums are scattered where an operator can run on a part of the sequence."""
         for place, tensor in enumerate(loops.operands):
             if tensor in partial and tensor in self.sequence:
                 cut = locate(nest, nest.operand(place), self.sequence[tensor], self.builder.devices)
