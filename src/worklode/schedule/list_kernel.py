@@ -1,11 +1,17 @@
-"""The event loop of the list scheduler, compiled. Rules: docs/models/schedule.md. Entry: `list_scheduler.schedule`."""
+"""The event loop of the list scheduler and its local search, compiled. Rules: docs/models/schedule.md.
+
+Entry: `list_scheduler.schedule`. Longer than other files: numba does not notice changes across files (`compiled`).
+"""
 
 # A kernel keeps its state in one loop:
 # ruff: noqa: PLR0912, PLR0915
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from worklode.schedule.compiled import Floats, Ints, compiled
 
@@ -24,6 +30,121 @@ HOLD_SHARE = 0.85
 
 NEEDS_TENSOR = 1
 NEEDS_VECTOR = 2
+
+# Roles moved in a step of `climb` [count], by how many options [count] (narrower more often), and how often a step
+# shifts priorities instead [1]. Measured in docs/models/schedule.md.
+MOST_MOVED = 3
+MOVES = (-3, -2, -1, 1, 2)
+SHIFT_SHARE = 0.25
+
+# Places in `State.counts`.
+FINISHED, SEGMENTS, OVERFLOW = 0, 1, 2
+
+
+class Tasks(NamedTuple):
+    """A problem as a pass reads it; for a pass backwards in time the dependences are turned round.
+
+    Attributes:
+        predecessor_start, successor_start, successor: dependences, CSR ([N + 1], [N + 1], [E]).
+        item_of, option_start, tensor_cores, vector_cores, hbm_bytes: as in `ScheduleProblem`.
+        duration_s: [O] standalone duration [s]; infinite for an option wider than the machine.
+        num_tensor_cores, num_vector_cores, hbm_bytes_per_s: capacities.
+    """
+
+    predecessor_start: Ints
+    successor_start: Ints
+    successor: Ints
+    item_of: Ints
+    option_start: Ints
+    tensor_cores: Ints
+    vector_cores: Ints
+    hbm_bytes: Floats
+    duration_s: Floats
+    num_tensor_cores: int
+    num_vector_cores: int
+    hbm_bytes_per_s: float
+
+
+class Rules(NamedTuple):
+    """How a pass decides.
+
+    Attributes:
+        wanted: [N] option each task takes where its cores are free in time.
+        priority: [N] higher goes first.
+        tie_s: [N] longer goes first among tasks equal in priority [s].
+        rank: [N] lower goes first among those equal in both.
+        sequence: tasks in the order in which they must start, none before the one before it, on wanted options only;
+            empty: any order.
+        strict: HBM bandwidth strictly by priority instead of graded.
+        hold_until_s: tasks that would outlast the most urgent running one are held back before this time [s].
+        widen: cores that no ready task takes go to those that start at this moment.
+    """
+
+    wanted: Ints
+    priority: Floats
+    tie_s: Floats
+    rank: Ints
+    sequence: Ints
+    strict: bool
+    hold_until_s: float
+    widen: bool
+
+
+class State(NamedTuple):
+    """Working memory of a pass, and its result: `start`, `end`, `held` (options), segments.
+
+    Attributes:
+        counts: [3] tasks finished, segments, and whether segments did not fit.
+        start, end: [N] times [s].
+        held: [N] option.
+        waiting_for: [N] predecessors that have not ended.
+        left_s, since_s, rate, finish_s, demand, new_rate: [N] progress of running tasks: `left_s` [s of standalone
+            time] at `since_s`, advancing at `rate`, done at `finish_s`; bandwidth asked for [bytes/s].
+        segment_start: [N] start of the segment that is open [s].
+        running: [N] running tasks, highest priority first.
+        ready: [4, N] ready tasks by the cores they need (neither, tensor, vector, both), highest priority last.
+        segment_task: [M] tasks of segments; M = 0: segments are not wanted.
+        segment_times: [3, M] start [s], end [s] and rate of segments.
+    """
+
+    counts: Ints
+    start: Floats
+    end: Floats
+    held: Ints
+    waiting_for: Ints
+    left_s: Floats
+    since_s: Floats
+    rate: Floats
+    finish_s: Floats
+    demand: Floats
+    new_rate: Floats
+    segment_start: Floats
+    running: Ints
+    ready: Ints
+    segment_task: Ints
+    segment_times: Floats
+
+
+def new_state(num_tasks: int, num_segments: int) -> State:
+    """Memory for passes over so many tasks that record at most so many segments."""
+    return State(
+        counts=np.zeros(3, np.int64),
+        start=np.zeros(num_tasks),
+        end=np.zeros(num_tasks),
+        held=np.zeros(num_tasks, np.int64),
+        waiting_for=np.zeros(num_tasks, np.int64),
+        left_s=np.zeros(num_tasks),
+        since_s=np.zeros(num_tasks),
+        rate=np.zeros(num_tasks),
+        finish_s=np.zeros(num_tasks),
+        demand=np.zeros(num_tasks),
+        new_rate=np.zeros(num_tasks),
+        segment_start=np.zeros(num_tasks),
+        running=np.zeros(num_tasks, np.int64),
+        ready=np.zeros((4, num_tasks), np.int64),
+        segment_task=np.zeros(num_segments, np.int64),
+        segment_times=np.zeros((3, num_segments)),
+    )
 
 
 @compiled
@@ -132,76 +253,78 @@ def when_free(
 
 
 @compiled
-def grown(values: Floats) -> Floats:
-    """A copy of twice the room."""
-    larger = np.empty(2 * len(values))
-    larger[: len(values)] = values
-    return larger
+def core_kinds(item_of: Ints, option_start: Ints, tensor_cores: Ints, vector_cores: Ints) -> Ints:
+    """Which types of cores tasks need [N]: neither (0), tensor, vector, both (3)."""
+    kinds = np.empty(len(item_of), np.int64)
+    for task in range(len(item_of)):
+        first = option_start[item_of[task]]
+        kinds[task] = NEEDS_TENSOR * (tensor_cores[first] > 0) + NEEDS_VECTOR * (vector_cores[first] > 0)
+    return kinds
 
 
 @compiled
-def list_schedule(
-    predecessor_start: Ints,
-    successor_start: Ints,
-    successor: Ints,
-    item_of: Ints,
-    option_start: Ints,
-    tensor_cores: Ints,
-    vector_cores: Ints,
-    hbm_bytes: Floats,
-    duration_s: Floats,
-    wanted: Ints,
-    priority: Floats,
-    rank: Ints,
-    num_tensor_cores: int,
-    num_vector_cores: int,
-    hbm_bytes_per_s: float,
-    strict: bool,
-    hold_until_s: float,
-    want_segments: bool,
-) -> tuple[int, Floats, Floats, Ints, Floats, Floats, Floats, Floats]:
-    """Schedule every task; tasks are held back only before `hold_until_s`.
+def close_segment(
+    task: int,
+    now_s: float,
+    segment_start: Floats,
+    rate: Floats,
+    counts: Ints,
+    segment_task: Ints,
+    segment_times: Floats,
+) -> None:
+    """Record the progress of a task up to now, if there is room, and begin a new segment."""
+    if now_s > segment_start[task] and rate[task] > 0.0:
+        at = counts[SEGMENTS]
+        if at == len(segment_task):
+            counts[OVERFLOW] = 1
+        else:
+            segment_task[at] = task
+            segment_times[0, at] = segment_start[task]
+            segment_times[1, at] = now_s
+            segment_times[2, at] = rate[task]
+            counts[SEGMENTS] += 1
+    segment_start[task] = now_s
 
-    Returns:
-        Tasks finished; start, end, option, all [N]; task, start, end, rate of segments.
-    """
-    n = len(item_of)
-    start, end = np.zeros(n), np.zeros(n)
-    held = np.full(n, -1, np.int64)
-    wanted_s = np.empty(n)
-    waiting_for = np.empty(n, np.int64)
-    # Progress of running tasks: `left_s` [s of standalone time] at `since_s`, advancing at `rate`, done at `finish_s`.
-    left_s, since_s, rate, finish_s, demand = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.zeros(n)
-    new_rate, segment_start = np.empty(n), np.empty(n)
-    running = np.empty(n, np.int64)
+
+@compiled
+def list_schedule(tasks: Tasks, rules: Rules, state: State) -> float:
+    """Schedule every task; the schedule is in `state`, valid if all tasks finished. Returns the makespan [s]."""
+    n = len(tasks.item_of)
+    # Fields are read once: in the loop, numba would take the tuples apart again and again, at a third more time.
+    item_of, option_start, successor_start = tasks.item_of, tasks.option_start, tasks.successor_start
+    tensor_cores, vector_cores, hbm_bytes = tasks.tensor_cores, tasks.vector_cores, tasks.hbm_bytes
+    successor, duration_s, hbm_bytes_per_s = tasks.successor, tasks.duration_s, tasks.hbm_bytes_per_s
+    wanted, sequence, hold_until_s, widen = rules.wanted, rules.sequence, rules.hold_until_s, rules.widen
+    priority, tie_s, rank = rules.priority, rules.tie_s, rules.rank
+    counts, start, end, held, waiting_for = state.counts, state.start, state.end, state.held, state.waiting_for
+    left_s, since_s, rate, finish_s = state.left_s, state.since_s, state.rate, state.finish_s
+    demand, new_rate, segment_start = state.demand, state.new_rate, state.segment_start
+    running, ready = state.running, state.ready
+    segment_task, segment_times = state.segment_task, state.segment_times
+    want_segments = len(segment_task) > 0
+    kinds = core_kinds(item_of, option_start, tensor_cores, vector_cores)
+    in_sequence = len(sequence) > 0
+    next_in_sequence = 0
     num_running = 0
-    # Ready tasks by the cores they need (neither, tensor, vector, both), highest priority last.
-    ready = np.empty((4, n), np.int64)
     num_ready = np.zeros(4, np.int64)
     cursor = np.zeros(4, np.int64)
-    room = 2 * n + 16 if want_segments else 1
-    seg_task, seg_start, seg_end, seg_rate = np.empty(room), np.empty(room), np.empty(room), np.empty(room)
-    num_segments = 0
-
+    counts[:] = 0
     for task in range(n):
-        wanted_s[task] = duration_s[wanted[task]]
-        waiting_for[task] = predecessor_start[task + 1] - predecessor_start[task]
-    for task in range(n):
+        waiting_for[task] = tasks.predecessor_start[task + 1] - tasks.predecessor_start[task]
         if waiting_for[task] == 0:
-            first = option_start[item_of[task]]
-            kind = NEEDS_TENSOR * (tensor_cores[first] > 0) + NEEDS_VECTOR * (vector_cores[first] > 0)
-            insert_sorted(ready[kind], num_ready[kind], task, True, priority, wanted_s, rank)
+            kind = kinds[task]
+            insert_sorted(ready[kind], num_ready[kind], task, True, priority, tie_s, rank)
             num_ready[kind] += 1
 
     now = 0.0
-    free_tensor, free_vector = num_tensor_cores, num_vector_cores
-    finished = 0
+    free_tensor, free_vector = tasks.num_tensor_cores, tasks.num_vector_cores
     slowed = False
     while True:
         # 1. Start ready tasks, highest priority first. A task that waits for more cores reserves them: those behind it
         #    may only use what they give back in time, or what it does not need.
         reserved_at, spare_tensor, spare_vector = np.inf, free_tensor, free_vector
         looked_past = 0
+        started = False
         # The last question when cores will be free, and its answer; -1 once a task has started since.
         asked_tensor, asked_vector = -1, -1
         asked_at, then_tensor, then_vector = np.inf, 0, 0
@@ -218,7 +341,7 @@ def list_schedule(
                 if cursor[other] < 0 or blocked:
                     continue
                 if kind < 0 or goes_before(
-                    ready[other, cursor[other]], ready[kind, cursor[kind]], priority, wanted_s, rank
+                    ready[other, cursor[other]], ready[kind, cursor[kind]], priority, tie_s, rank
                 ):
                     kind = other
             if kind < 0:
@@ -227,6 +350,8 @@ def list_schedule(
             option = wanted[task]
             fits = tensor_cores[option] <= free_tensor and vector_cores[option] <= free_vector
             in_time = now + duration_s[option] <= reserved_at
+            if in_sequence and (task != sequence[next_in_sequence] or not fits):
+                break
             if num_running > 0 and now < hold_until_s and tensor_cores[option] > 0:
                 leader = running[0]
                 overrun = now + duration_s[option] - finish_s[leader]
@@ -268,13 +393,13 @@ def list_schedule(
                             need_vector,
                         )
                     available = asked_at
-                    if option >= 0 and now + duration_s[option] > available + wanted_s[task]:
+                    if option >= 0 and now + duration_s[option] > available + duration_s[wanted[task]]:
                         option = -1
                     if option < 0 and reserved_at == np.inf and available < np.inf:
                         reserved_at = available
                         spare_tensor = then_tensor - need_tensor
                         spare_vector = then_vector - need_vector
-                elif option >= 0 and now + duration_s[option] > available + wanted_s[task]:
+                elif option >= 0 and now + duration_s[option] > available + duration_s[wanted[task]]:
                     option = -1
             if option < 0:
                 cursor[kind] -= 1
@@ -285,16 +410,18 @@ def list_schedule(
             num_ready[kind] -= 1
             cursor[kind] -= 1
             asked_tensor = -1
-            d = duration_s[option]
-            if now + d > reserved_at:
+            if now + duration_s[option] > reserved_at:
                 spare_tensor -= tensor_cores[option]
                 spare_vector -= vector_cores[option]
             free_tensor -= tensor_cores[option]
             free_vector -= vector_cores[option]
-            insert_sorted(running, num_running, task, False, priority, wanted_s, rank)
+            insert_sorted(running, num_running, task, False, priority, tie_s, rank)
             num_running += 1
-            held[task] = option
+            started = True
+            next_in_sequence += 1
             start[task] = since_s[task] = segment_start[task] = now
+            d = duration_s[option]
+            held[task] = option
             left_s[task] = d
             rate[task] = 1.0
             finish_s[task] = now + d
@@ -302,34 +429,61 @@ def list_schedule(
         if num_running == 0:
             break
 
-        # 2. Share the bandwidth among what runs.
+        # 2. Cores that no ready task has taken: wider options for what has just started, highest priority first.
+        if widen and started and (free_tensor > 0 or free_vector > 0):
+            for slot in range(num_running):
+                task = running[slot]
+                if start[task] < now:
+                    continue
+                old = held[task]
+                option = old
+                for other in range(old + 1, option_start[item_of[task] + 1]):
+                    more_tensor = tensor_cores[other] - tensor_cores[old]
+                    more_vector = vector_cores[other] - vector_cores[old]
+                    if more_tensor > free_tensor or more_vector > free_vector:
+                        continue
+                    allowed = now + duration_s[other] <= reserved_at or (
+                        more_tensor <= spare_tensor and more_vector <= spare_vector
+                    )
+                    if allowed and duration_s[other] < duration_s[option]:
+                        option = other
+                if option != old:
+                    more_tensor = tensor_cores[option] - tensor_cores[old]
+                    more_vector = vector_cores[option] - vector_cores[old]
+                    free_tensor -= more_tensor
+                    free_vector -= more_vector
+                    if now + duration_s[option] > reserved_at:
+                        spare_tensor -= more_tensor
+                        spare_vector -= more_vector
+                    d = duration_s[option]
+                    held[task] = option
+                    left_s[task] = d
+                    finish_s[task] = now + d
+                    demand[task] = hbm_bytes[option] / d if d > 0.0 else 0.0
+
+        # 3. Share the bandwidth among what runs.
         asked = 0.0
         for slot in range(num_running):
             asked += demand[running[slot]]
         contended = asked > hbm_bytes_per_s * (1.0 + ROUNDING)
         if contended:
-            share_bandwidth(running, num_running, demand, hbm_bytes_per_s, strict, new_rate)
+            share_bandwidth(running, num_running, demand, hbm_bytes_per_s, rules.strict, new_rate)
         if contended or slowed:
             for slot in range(num_running):
                 task = running[slot]
                 fresh = new_rate[task] if contended else 1.0
                 if fresh == rate[task]:
                     continue
-                left_s[task] = max(left_s[task] - (now - since_s[task]) * rate[task], 0.0)
+                left = max(left_s[task] - (now - since_s[task]) * rate[task], 0.0)
+                left_s[task] = left
                 since_s[task] = now
-                if want_segments and now > segment_start[task] and rate[task] > 0.0:
-                    if num_segments == len(seg_task):
-                        seg_task, seg_start = grown(seg_task), grown(seg_start)
-                        seg_end, seg_rate = grown(seg_end), grown(seg_rate)
-                    seg_task[num_segments], seg_rate[num_segments] = task, rate[task]
-                    seg_start[num_segments], seg_end[num_segments] = segment_start[task], now
-                    num_segments += 1
-                segment_start[task] = now
+                if want_segments:
+                    close_segment(task, now, segment_start, rate, counts, segment_task, segment_times)
                 rate[task] = fresh
-                finish_s[task] = now if left_s[task] <= 0.0 else now + left_s[task] / fresh
+                finish_s[task] = now if left <= 0.0 else now + left / fresh
         slowed = contended
 
-        # 3. Go to the next end of a task, and make its successors ready.
+        # 4. Go to the next end of a task, and make its successors ready.
         now_next = np.inf
         for slot in range(num_running):
             now_next = min(now_next, finish_s[running[slot]])
@@ -342,32 +496,93 @@ def list_schedule(
                 kept += 1
                 continue
             end[task] = now
-            finished += 1
+            counts[FINISHED] += 1
             free_tensor += tensor_cores[held[task]]
             free_vector += vector_cores[held[task]]
-            if want_segments and now > segment_start[task] and rate[task] > 0.0:
-                if num_segments == len(seg_task):
-                    seg_task, seg_start = grown(seg_task), grown(seg_start)
-                    seg_end, seg_rate = grown(seg_end), grown(seg_rate)
-                seg_task[num_segments], seg_rate[num_segments] = task, rate[task]
-                seg_start[num_segments], seg_end[num_segments] = segment_start[task], now
-                num_segments += 1
+            if want_segments:
+                close_segment(task, now, segment_start, rate, counts, segment_task, segment_times)
             for edge in range(successor_start[task], successor_start[task + 1]):
                 follower = successor[edge]
                 waiting_for[follower] -= 1
                 if waiting_for[follower] == 0:
-                    first = option_start[item_of[follower]]
-                    kind = NEEDS_TENSOR * (tensor_cores[first] > 0) + NEEDS_VECTOR * (vector_cores[first] > 0)
-                    insert_sorted(ready[kind], num_ready[kind], follower, True, priority, wanted_s, rank)
+                    kind = kinds[follower]
+                    insert_sorted(ready[kind], num_ready[kind], follower, True, priority, tie_s, rank)
                     num_ready[kind] += 1
         num_running = kept
-    return (
-        finished,
-        start,
-        end,
-        held,
-        seg_task[:num_segments],
-        seg_start[:num_segments],
-        seg_end[:num_segments],
-        seg_rate[:num_segments],
-    )
+    return now
+
+
+@compiled
+def next_random(seed: NDArray[np.uint64]) -> float:
+    """Uniform in [0, 1): xorshift64* (Vigna 2016, "An experimental exploration of Marsaglia's xorshift generators")."""
+    x = seed[0]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    seed[0] = x
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
+
+
+@compiled
+def climb(
+    tasks: Tasks,
+    rules: Rules,
+    state: State,
+    role_start: Ints,
+    role_tasks: Ints,
+    weight: Floats,
+    evaluations: int,
+    goal_s: float,
+    shift_s: float,
+    seed: NDArray[np.uint64],
+) -> float:
+    """Local search over what the tasks of a role want and when they go: `rules` are changed in place, never for worse.
+
+    A step moves the tasks of one to three roles to wider or narrower options, or moves the tasks of one role forward or
+    back in the order, and stays if the schedule is not longer.
+
+    Args:
+        tasks: the problem.
+        rules: where to start, and what was found.
+        state: memory for passes.
+        role_start: [R + 1] tasks of role r are `role_tasks[role_start[r] : role_start[r + 1]]`.
+        role_tasks: [N] see role_start.
+        weight: [R] running sums of the weights of roles in the draw.
+        evaluations: schedules to try [count].
+        goal_s: the search ends at this makespan [s].
+        shift_s: largest change of a priority [s].
+        seed: [1] state of the random numbers, not 0.
+
+    Returns:
+        The least makespan [s].
+    """
+    best = list_schedule(tasks, rules, state)
+    wanted, priority = rules.wanted.copy(), rules.priority.copy()
+    for _ in range(evaluations):
+        if best <= goal_s:
+            break
+        if next_random(seed) < SHIFT_SHARE:
+            role = np.searchsorted(weight, next_random(seed) * weight[-1], side="right")
+            shift = (2.0 * next_random(seed) - 1.0) * shift_s
+            for place in range(role_start[role], role_start[role + 1]):
+                rules.priority[role_tasks[place]] += shift
+        else:
+            for _ in range(1 + int(next_random(seed) * MOST_MOVED)):
+                role = np.searchsorted(weight, next_random(seed) * weight[-1], side="right")
+                step = MOVES[int(next_random(seed) * len(MOVES))]
+                for place in range(role_start[role], role_start[role + 1]):
+                    task = role_tasks[place]
+                    item = tasks.item_of[task]
+                    option = rules.wanted[task] + step
+                    option = min(max(option, tasks.option_start[item]), tasks.option_start[item + 1] - 1)
+                    if tasks.duration_s[option] < np.inf:
+                        rules.wanted[task] = option
+        found = list_schedule(tasks, rules, state)
+        if found <= best:
+            best = found
+            wanted[:] = rules.wanted
+            priority[:] = rules.priority
+        else:
+            rules.wanted[:] = wanted
+            rules.priority[:] = priority
+    return best

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,46 +11,108 @@ from worklode.errors import InternalError
 from worklode.schedule.allocation import efficient_options, leave_room_options
 from worklode.schedule.bounds import quick_bound
 from worklode.schedule.compiled import Floats, Ints
-from worklode.schedule.critical_path import longest_remaining, topological_order
-from worklode.schedule.list_kernel import list_schedule
+from worklode.schedule.critical_path import earliest_start, longest_remaining, topological_order
+from worklode.schedule.list_kernel import (
+    FINISHED,
+    OVERFLOW,
+    SEGMENTS,
+    Rules,
+    Tasks,
+    climb,
+    list_schedule,
+    new_state,
+)
 from worklode.schedule.options import OptionTable, option_table
 from worklode.schedule.problem import Schedule, ScheduleProblem
+
+Effort = Literal["quick", "thorough"]
 
 # A schedule this close to a lower bound [1] is not tried to be improved. Choice: a tenth of the 1 % gap that a search
 # has to prove.
 GOOD_ENOUGH = 1e-3
-# Share of the cores [1] that a task off the critical path wants in the second policy.
-MOST_OFF_PATH = 0.5
-# Price of cores in the last policy [1]: at 4, using all of them must make a task five times as fast as using few.
-# Measured in docs/models/schedule.md.
-CORE_PRICE = 4.0
-# Items moved in a step of `improve` [count], and by how many options [count]: small steps, narrower more often.
-# Choice; uniform, linear and square-root weights of items differed by less than runs with other seeds.
-MOST_MOVED = 3
-MOVES = (-3, -2, -1, 1, 2)
-# Number of the policy that runs tasks one after another, tried last: list schedules have anomalies and can be longer.
-SERIAL_POLICY = 3
 # Makespans closer than this [1] differ by the order of sums only.
 ROUNDING = 1e-9
+# Room for segments [count per task]; doubled where it does not do.
+SEGMENTS_PER_TASK = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One way to begin: which options tasks want, and in which direction time runs.
+
+    Attributes:
+        backward: schedule the graph with its edges turned round, and turn the schedule round.
+        price: of cores, for options of least d · (1 + price · share of the cores); 0 wants the fastest.
+        most_off_path: instead: critical tasks want the fastest option, others the fastest on at most this share of the
+            cores.
+        strict: HBM bandwidth strictly by priority instead of graded.
+        hold: keep tasks back that would outlast the most urgent running one for most of their duration.
+        widen: cores that no ready task takes go to those that have just started.
+    """
+
+    backward: bool = False
+    price: float = 0.0
+    most_off_path: float | None = None
+    strict: bool = False
+    hold: bool = False
+    widen: bool = False
+
+
+# Measured in docs/models/schedule.md: the set of four, of 128 policies, whose best is shortest in the mean over forty
+# mined designs, and what the next ones add.
+QUICK_POLICIES = (
+    Policy(backward=True, price=4.0, widen=True),
+    Policy(price=16.0, widen=True),
+    Policy(backward=True, most_off_path=0.5, hold=True),
+    Policy(most_off_path=0.5),
+)
+MORE_POLICIES = (
+    Policy(hold=True),
+    Policy(backward=True),
+    Policy(price=16.0, widen=True, hold=True),
+    Policy(backward=True, price=4.0, widen=True, hold=True),
+    Policy(price=4.0, strict=True, widen=True),
+    Policy(most_off_path=0.25, widen=True),
+    Policy(backward=True, most_off_path=0.67),
+    Policy(backward=True, price=64.0, widen=True),
+    Policy(price=1.0, widen=True, hold=True),
+)
+# Passes of justification after the policies [count]: of the best with "quick", of each with "thorough".
+JUSTIFICATIONS = 2
+# Schedules tried by local search with "thorough" [count], from how many starts [count].
+THOROUGH_EVALUATIONS = 400
+STARTS = 4
+# Largest change of a priority in a step of the local search, relative to the longest task [1].
+SHIFT = 2.0
+NO_SEQUENCE = np.empty(0, np.int64)
+
+
+# One task after another: a floor under the policies, as list schedules have anomalies and can be longer.
+SERIAL = Policy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Policy:
-    """One way to schedule.
+class Found:
+    """A schedule in the direction of its pass, and the rules that make it.
 
     Attributes:
-        name: for people.
-        wanted: [N] option each task takes where its cores are free in time.
-        strict: HBM bandwidth strictly by priority instead of graded.
-        hold: keep tasks back that would outlast the most urgent running one for most of their duration.
-        serial: one task after another, each alone on the option it wants.
+        makespan_s: its length [s].
+        tasks: what the pass ran over.
+        backward: whether the pass runs backward in time.
+        rules: of the pass.
+        start, end: [N] times [s] of the pass.
+        option: [N] option.
+        policy: where it comes from.
     """
 
-    name: str
-    wanted: Ints
-    strict: bool
-    hold: bool
-    serial: bool = False
+    makespan_s: float
+    tasks: Tasks
+    backward: bool
+    rules: Rules
+    start: Floats
+    end: Floats
+    option: Ints
+    policy: Policy
 
 
 def schedule(
@@ -58,24 +121,28 @@ def schedule(
     priorities: Floats | None = None,
     rank: Ints | None = None,
     segments: bool = False,
+    effort: Effort = "quick",
 ) -> Schedule:
-    """Schedule a problem: the best of at most four policies, or the first that cannot be improved.
+    """Schedule a problem: the best of some policies and of their justifications, or the first that cannot be improved.
 
     Never longer than one task after another, each on its fastest option.
 
     Args:
         problem: tasks, options, capacities.
-        priorities: [N] higher goes first; default the longest remaining path [s].
+        priorities: [N] higher goes first; default the longest remaining path [s]. Given, every pass runs forward.
         rank: [N] lower goes first among tasks equal in priority and duration; give it where the result must not
             depend on the order of the tasks.
         segments: also return the progress of every task (slower; `verify` and the trace need it).
+        effort: "thorough" tries more policies and then improves the best (`improve`): some hundred times as long.
 
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
     """
-    setting = _setting(problem, priorities, rank)
-    policy, best = _best_policy(setting)
-    return run_policy(setting, policy, segments=True) if segments else best
+    if effort == "thorough":
+        return improve(problem, evaluations=THOROUGH_EVALUATIONS, priorities=priorities, rank=rank, segments=segments)
+    passes = _Passes(problem, priorities, rank)
+    founds = passes.begin(QUICK_POLICIES)
+    return passes.finish(passes.quick_best(founds), segments)
 
 
 def improve(
@@ -88,14 +155,15 @@ def improve(
     seed: int = 0,
     segments: bool = False,
 ) -> Schedule:
-    """Improve on `schedule` by local search over the cores each work item wants: for the few designs that are reported.
+    """Improve on `schedule` by more policies and local search: for the few designs that are reported.
 
-    A step moves the tasks of one to three items to wider or narrower options, items that take long more often, and
-    stays if the schedule is not longer. Never worse than `schedule`; the same seed gives the same answer.
+    A step of the search moves the tasks of one to three work items to wider or narrower options, or those of one to an
+    earlier or later place in the order, and stays if the schedule is not longer: what repeats (blocks, forward and
+    backward) decides alike. Never worse than `schedule`; the same seed gives the same answer.
 
     Args:
         problem: tasks, options, capacities.
-        evaluations: schedules to try after the first.
+        evaluations: schedules to try in the local search.
         lower_bound_s: known lower bound of the makespan [s]; the search ends within 0.1 % of it.
         priorities: as for `schedule`.
         rank: as for `schedule`.
@@ -105,138 +173,237 @@ def improve(
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
     """
-    setting = _setting(problem, priorities, rank)
-    policy, best = _best_policy(setting)
-    # Nothing shortens tasks that already run alone on their fastest options: steps start from the first policy then.
-    origin = _policy(0, setting) if policy.serial else policy
-    goal_s = max(lower_bound_s, setting.bound_s) * (1.0 + GOOD_ENOUGH)
-    item_of, duration_s = problem.item_of, setting.table.duration_s
-    weight = np.sqrt(np.bincount(item_of, minlength=len(setting.table.fastest)) * duration_s[setting.table.fastest])
-    steerable = len(weight) and weight.sum() > 0
-    random = np.random.default_rng(seed)
-    for _ in range(evaluations if steerable else 0):
-        if best.makespan_s <= goal_s:
-            break
-        step = np.zeros(len(weight), np.int64)
-        moved = random.choice(len(weight), int(random.integers(1, MOST_MOVED + 1)), p=weight / weight.sum())
-        step[moved] = random.choice(MOVES, len(moved))
-        wanted = origin.wanted + step[item_of]
-        wanted = np.clip(wanted, problem.option_start[item_of], problem.option_start[item_of + 1] - 1)
-        wanted = np.where(np.isfinite(duration_s[wanted]), wanted, origin.wanted)
-        tried = replace(origin, wanted=wanted)
-        found = run_policy(setting, tried)
-        if found.makespan_s <= best.makespan_s:
-            origin, policy, best = tried, tried, found
-    return run_policy(setting, policy, segments=True) if segments else best
+    passes = _Passes(problem, priorities, rank)
+    passes.goal_s = max(passes.goal_s, lower_bound_s * (1.0 + GOOD_ENOUGH))
+    founds = passes.begin(QUICK_POLICIES)
+    best = passes.quick_best(founds)
+    if not passes.good(best):
+        founds += passes.begin(MORE_POLICIES)
+        for found in tuple(founds):
+            founds += passes.justify(found)
+        if evaluations > 0:
+            founds += passes.climb(founds, evaluations, seed)
+        best = min(best, passes.settle(min(founds, key=_makespan)), key=_makespan)
+    return passes.finish(best, segments)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Setting:
-    """A problem with what every pass over it needs.
-
-    Attributes:
-        problem: tasks, options, capacities.
-        table: derived facts of its options.
-        order: tasks in a topological order.
-        remaining_s: [N] longest remaining path on fastest options [s].
-        priorities: [N] higher goes first.
-        rank: [N] lower goes first among equals.
-        bound_s: lower bound of the makespan [s]; tasks are held back before it only.
-    """
-
-    problem: ScheduleProblem
-    table: OptionTable
-    order: Ints
-    remaining_s: Floats
-    priorities: Floats
-    rank: Ints
-    bound_s: float
+def _makespan(found: Found) -> float:
+    return found.makespan_s
 
 
-def _setting(problem: ScheduleProblem, priorities: Floats | None, rank: Ints | None) -> Setting:
-    table = option_table(problem)
-    order = topological_order(problem)
-    fastest_s = table.duration_s[table.fastest][problem.item_of]
-    remaining_s = longest_remaining(order, problem.successor_start, problem.successor, fastest_s)
-    return Setting(
-        problem=problem,
-        table=table,
-        order=order,
-        remaining_s=remaining_s,
-        priorities=remaining_s if priorities is None else np.asarray(priorities, np.float64),
-        rank=np.zeros(len(order), np.int64) if rank is None else np.asarray(rank, np.int64),
-        bound_s=quick_bound(problem, table, remaining_s),
-    )
+class _Passes:
+    """Passes over one problem, and what they share."""
 
+    def __init__(self, problem: ScheduleProblem, priorities: Floats | None, rank: Ints | None) -> None:
+        self.problem = problem
+        self.table: OptionTable = option_table(problem)
+        self.order = topological_order(problem)
+        n = len(self.order)
+        self.fastest = self.table.fastest[problem.item_of]
+        fastest_s = self.table.duration_s[self.fastest]
+        self.remaining_s = longest_remaining(self.order, problem.successor_start, problem.successor, fastest_s)
+        # Longest path up to the end of a task: what remains to a pass backward.
+        self.reached_s = fastest_s + earliest_start(
+            self.order, problem.predecessor_start, problem.predecessor, fastest_s
+        )
+        self.forward_only = priorities is not None
+        self.priorities = self.remaining_s if priorities is None else np.asarray(priorities, np.float64)
+        self.rank = np.zeros(n, np.int64) if rank is None else np.asarray(rank, np.int64)
+        self.bound_s = quick_bound(problem, self.table, self.remaining_s)
+        self.goal_s = self.bound_s * (1.0 + GOOD_ENOUGH)
+        self.forward = Tasks(
+            predecessor_start=problem.predecessor_start,
+            successor_start=problem.successor_start,
+            successor=problem.successor,
+            item_of=problem.item_of,
+            option_start=problem.option_start,
+            tensor_cores=problem.tensor_cores,
+            vector_cores=problem.vector_cores,
+            hbm_bytes=problem.hbm_bytes,
+            duration_s=self.table.duration_s,
+            num_tensor_cores=problem.num_tensor_cores,
+            num_vector_cores=problem.num_vector_cores,
+            hbm_bytes_per_s=problem.hbm_bytes_per_s,
+        )
+        self.backward = self.forward._replace(
+            predecessor_start=problem.successor_start,
+            successor_start=problem.predecessor_start,
+            successor=problem.predecessor,
+        )
+        self.state = new_state(n, 0)
 
-def _best_policy(setting: Setting) -> tuple[Policy, Schedule]:
-    best_policy = _policy(0, setting)
-    best = run_policy(setting, best_policy)
-    for number in (1, 2):
-        if best.makespan_s <= setting.bound_s * (1.0 + GOOD_ENOUGH):
-            break
-        policy = _policy(number, setting)
-        found = run_policy(setting, policy)
-        if found.makespan_s < best.makespan_s:
-            best_policy, best = policy, found
-    serial = _policy(SERIAL_POLICY, setting)
-    serial_s = float(setting.table.duration_s[serial.wanted].sum())
-    if serial_s < best.makespan_s * (1.0 - ROUNDING):
-        best_policy, best = serial, run_policy(setting, serial)
-    return best_policy, best
+    def good(self, found: Found) -> bool:
+        """Whether a schedule is so close to a lower bound that it is not tried to be improved."""
+        return found.makespan_s <= self.goal_s
 
+    def begin(self, policies: tuple[Policy, ...]) -> list[Found]:
+        """One schedule per policy, up to the first good one; then one task after another, where that is shorter."""
+        founds = []
+        for policy in policies:
+            if policy.backward and self.forward_only:
+                continue
+            tasks = self.backward if policy.backward else self.forward
+            founds.append(self.run(tasks, self._rules(policy), policy.backward, policy))
+            if self.good(founds[-1]):
+                break
+        serial_s = float(self.table.duration_s[self.fastest].sum())
+        if serial_s < min(founds, key=_makespan).makespan_s * (1.0 - ROUNDING):
+            founds.append(self._one_after_another())
+        return founds
 
-def _policy(number: int, setting: Setting) -> Policy:
-    """The policies in the order in which they are tried, made when their turn comes."""
-    problem, table = setting.problem, setting.table
-    if number == 0:
-        wanted = table.fastest[problem.item_of]
-        return Policy(name="fastest options, graded bandwidth", wanted=wanted, strict=False, hold=True)
-    if number == 1:
-        wanted = leave_room_options(problem, table, setting.order, setting.remaining_s, MOST_OFF_PATH)
-        return Policy(name="room beside the path, graded bandwidth", wanted=wanted, strict=False, hold=False)
-    if number == SERIAL_POLICY:
-        wanted = table.fastest[problem.item_of]
-        return Policy(name="one after another", wanted=wanted, strict=True, hold=False, serial=True)
-    wanted = efficient_options(problem, table, CORE_PRICE)[problem.item_of]
-    return Policy(name="efficient options, strict bandwidth", wanted=wanted, strict=True, hold=False)
+    def justify(self, found: Found) -> list[Found]:
+        """Forward-backward improvement: a pass in the other direction, what ended last first, then one in this again.
 
+        Li and Willis 1992, "An iterative scheduling technique"; Valls, Ballestin and Quintanilla 2005, "Justification
+        and RCPSP". Unlike there options change and bandwidth is shared, so a pass can be longer than the one before.
+        """
+        founds: list[Found] = []
+        for _ in range(0 if self.forward_only or found.policy is SERIAL else JUSTIFICATIONS):
+            rules = self._make_rules(found.option, found.end, widen=True)
+            tasks = self.forward if found.backward else self.backward
+            found = self.run(tasks, rules, not found.backward, found.policy)
+            founds.append(found)
+        return founds
 
-def run_policy(setting: Setting, policy: Policy, *, segments: bool = False) -> Schedule:
-    """One pass of the list scheduler: a task that cannot have what it wants takes less, if that ends earlier."""
-    problem = setting.problem
-    tensor_cores, vector_cores = problem.tensor_cores, problem.vector_cores
-    if policy.serial:  # whoever runs holds everything
-        tensor_cores = np.full_like(tensor_cores, problem.num_tensor_cores)
-        vector_cores = np.full_like(vector_cores, problem.num_vector_cores)
-    finished, start, end, option, seg_task, seg_start, seg_end, seg_rate = list_schedule(
-        problem.predecessor_start,
-        problem.successor_start,
-        problem.successor,
-        problem.item_of,
-        problem.option_start,
-        tensor_cores,
-        vector_cores,
-        problem.hbm_bytes,
-        setting.table.duration_s,
-        policy.wanted,
-        setting.priorities,
-        setting.rank,
-        problem.num_tensor_cores,
-        problem.num_vector_cores,
-        problem.hbm_bytes_per_s,
-        policy.strict,
-        setting.bound_s if policy.hold else 0.0,
-        segments,
-    )
-    if finished < len(problem.item_of):
-        raise InternalError(f"the list scheduler placed {finished} of {len(problem.item_of)} tasks")
-    return Schedule(
-        start_s=start,
-        end_s=end,
-        option=option,
-        segment_task=seg_task.astype(np.int64),
-        segment_start_s=seg_start,
-        segment_end_s=seg_end,
-        segment_rate=seg_rate,
-    )
+    def climb(self, founds: list[Found], evaluations: int, seed: int) -> list[Found]:
+        """Local search from the best schedules of different policies and directions, then justification."""
+        starts: list[Found] = []
+        for found in sorted(founds, key=_makespan):
+            known = any(found.policy == other.policy and found.backward == other.backward for other in starts)
+            if found.policy is not SERIAL and not known:
+                starts.append(found)
+        role_start, role_tasks, weight = self._roles()
+        if not len(weight) or weight[-1] <= 0.0:
+            return []
+        random = np.array([seed * 2 + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        longest_s = float(self.table.duration_s[self.fastest].max())
+        climbed: list[Found] = []
+        for found in starts[:STARTS]:
+            rules = found.rules._replace(wanted=found.rules.wanted.copy(), priority=found.rules.priority.copy())
+            climb(
+                found.tasks,
+                rules,
+                self.state,
+                role_start,
+                role_tasks,
+                weight,
+                evaluations // STARTS,
+                self.goal_s,
+                SHIFT * longest_s,
+                random,
+            )
+            climbed.append(self.run(found.tasks, rules, found.backward, found.policy))
+            climbed += self.justify(climbed[-1])
+        return climbed
+
+    def _roles(self) -> tuple[Ints, Ints, Floats]:
+        """Tasks by work item, items in the order of their first rank; and running sums of the weights of items."""
+        item_of = self.problem.item_of
+        num_items = len(self.table.fastest)
+        first = np.full(num_items, np.iinfo(np.int64).max)
+        np.minimum.at(first, item_of, self.rank)
+        by_rank = np.argsort(first, kind="stable")
+        place = np.empty(num_items, np.int64)
+        place[by_rank] = np.arange(num_items)
+        count = np.bincount(item_of, minlength=num_items)[by_rank]
+        role_start = np.concatenate(([0], np.cumsum(count))).astype(np.int64)
+        # Items that take long more often; the square root was as good as other weights.
+        weight = np.cumsum(np.sqrt(count * self.table.duration_s[self.table.fastest[by_rank]]))
+        return role_start, np.argsort(place[item_of], kind="stable"), weight
+
+    def run(self, tasks: Tasks, rules: Rules, backward: bool, policy: Policy) -> Found:
+        """One pass."""
+        makespan_s = list_schedule(tasks, rules, self.state)
+        if self.state.counts[FINISHED] < len(self.order):
+            raise InternalError(f"the list scheduler placed {self.state.counts[FINISHED]} of {len(self.order)} tasks")
+        return Found(
+            makespan_s=makespan_s,
+            tasks=tasks,
+            backward=backward,
+            rules=rules,
+            start=self.state.start.copy(),
+            end=self.state.end.copy(),
+            option=self.state.held.copy(),
+            policy=policy,
+        )
+
+    def quick_best(self, founds: list[Found]) -> Found:
+        """The best of some schedules and of the justifications of the best of them."""
+        best = min(founds, key=_makespan)
+        return self.settle(best if self.good(best) else min([best, *self.justify(best)], key=_makespan))
+
+    def finish(self, found: Found, segments: bool) -> Schedule:
+        """The schedule, forward in time."""
+        state = self.state
+        room = SEGMENTS_PER_TASK * len(self.order) + 1
+        while segments and (state is self.state or state.counts[OVERFLOW]):
+            state = new_state(len(self.order), room)
+            list_schedule(found.tasks, found.rules, state)
+            room *= 2
+        count = int(state.counts[SEGMENTS]) if segments else 0
+        segment_start, segment_end, rate = state.segment_times[:, :count]
+        start, end = found.start, found.end
+        if found.backward:
+            start, end = found.makespan_s - end, found.makespan_s - start
+            segment_start, segment_end = found.makespan_s - segment_end, found.makespan_s - segment_start
+        return Schedule(
+            start_s=start,
+            end_s=end,
+            option=found.option,
+            segment_task=state.segment_task[:count],
+            segment_start_s=segment_start,
+            segment_end_s=segment_end,
+            segment_rate=rate,
+        )
+
+    def settle(self, found: Found) -> Found:
+        """A schedule that was made backward, with every task as early as its order and its option allow.
+
+        In a pass backward, tasks end when others start, and wait for no reason that can be seen; here they start when
+        others end. Where sharing the bandwidth makes that longer, the schedule stays as it is.
+        """
+        if not found.backward:
+            return found
+        depth = earliest_start(
+            self.order, self.problem.predecessor_start, self.problem.predecessor, np.ones(len(self.order))
+        )
+        # Depth: tasks without work start with their predecessors.
+        sequence = np.lexsort((self.rank, -self.remaining_s, depth, -found.end))
+        place = np.empty(len(sequence))
+        place[sequence] = np.arange(len(sequence))
+        rules = self._make_rules(found.option, -place)._replace(sequence=sequence)
+        moved = self.run(self.forward, rules, False, found.policy)
+        return moved if moved.makespan_s <= found.makespan_s * (1.0 + ROUNDING) else found
+
+    def _one_after_another(self) -> Found:
+        all_tensor = np.full_like(self.problem.tensor_cores, self.problem.num_tensor_cores)
+        all_vector = np.full_like(self.problem.vector_cores, self.problem.num_vector_cores)
+        tasks = self.forward._replace(tensor_cores=all_tensor, vector_cores=all_vector)
+        return self.run(tasks, self._make_rules(self.fastest, self.priorities), False, SERIAL)
+
+    def _rules(self, policy: Policy) -> Rules:
+        if policy.most_off_path is not None:
+            wanted = leave_room_options(self.problem, self.table, self.order, self.remaining_s, policy.most_off_path)
+        else:
+            wanted = efficient_options(self.problem, self.table, policy.price)[self.problem.item_of]
+        return self._make_rules(
+            wanted,
+            self.reached_s if policy.backward else self.priorities,
+            strict=policy.strict,
+            hold=policy.hold,
+            widen=policy.widen,
+        )
+
+    def _make_rules(
+        self, wanted: Ints, priority: Floats, *, strict: bool = False, hold: bool = False, widen: bool = False
+    ) -> Rules:
+        return Rules(
+            wanted=wanted,
+            priority=priority,
+            tie_s=self.table.duration_s[wanted],
+            rank=self.rank,
+            sequence=NO_SEQUENCE,
+            strict=strict,
+            hold_until_s=self.bound_s if hold else 0.0,
+            widen=widen,
+        )
