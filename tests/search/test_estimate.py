@@ -42,18 +42,19 @@ def plain_time(
 ) -> float:
     """The formulas of docs/models/search.md, item by item."""
 
-    def operator_s(held: float, transfers: float) -> float:
-        return (hypot(held, transfers) if how["exposed"] else max(held, transfers)) + float(how["start_s"])
+    def operator_s(u: int, held: float) -> float:
+        shows = how["exposed"] and not how["streams"][u]
+        return (hypot(held, moving[u]) if shows else max(held, moving[u])) + float(how["start_s"])
 
     p, q = cores
     moving = [each / bandwidth for each in b]
     each = range(len(t))
     if how["share"]:
-        return float(sum(count[u] * operator_s(min(max(t[u] / p, v[u] / q), w[u] / q), moving[u]) for u in each))
+        return float(sum(count[u] * operator_s(u, min(max(t[u] / p, v[u] / q), w[u] / q)) for u in each))
     on_lanes = [w[u] < max(t[u], v[u]) for u in each]
     arrays = [0.0 if on_lanes[u] else t[u] for u in each]
     lanes = [w[u] if on_lanes[u] else v[u] for u in each]
-    chain = sum(on_path[u] * operator_s(max(arrays[u], lanes[u]), moving[u]) for u in each)
+    chain = sum(on_path[u] * operator_s(u, max(arrays[u], lanes[u])) for u in each)
     work = [sum(count[u] * held[u] for u in each) for held in (arrays, lanes, moving)]
     return float(max(chain, work[0] / p, work[1] / q, work[2]))
 
@@ -72,8 +73,10 @@ def test_kernel_equals_the_formulas(random: Random, share: bool, exposed: bool) 
     rows = random.randint(0, 1), random.randint(0, 2), random.randint(0, 1)
     shape, width, size = (np.array([row]) for row in rows)
     of_design = (np.array([float(figure)]) for figure in (p, q, bandwidth))
-    found = cast(Any, serial_times)(t, v, w, b, count, on_path, shape, width, size, *of_design, share, exposed, 0.01)[0]
-    how = {"share": share, "exposed": exposed, "start_s": 0.01}
+    streams = np.array([random.random() < 0.5 for _ in range(items)])
+    tables = t, v, w, b, count, on_path, shape, width, size
+    found = cast(Any, serial_times)(*tables, *of_design, share, streams, exposed, 0.01)[0]
+    how = {"share": share, "exposed": exposed, "streams": streams, "start_s": 0.01}
     of_item = t[rows[0]], v[rows[1]], w[rows[1]], b[rows[2]]
     assert found == pytest.approx(plain_time(*of_item, count, on_path, (p, q), bandwidth, how))
 

@@ -264,9 +264,46 @@ class CostModel:
         return products & (arrays.suits_lanes == 0), arrays.has_lanes > 0
 
     @property
+    def has_products(self) -> NDArray[np.bool_]:
+        """[U] items with matrix products."""
+        return np.asarray(np.diff(self._arrays.product_start) > 0)
+
+    @property
+    def has_lanes(self) -> NDArray[np.bool_]:
+        """[U] items with work for the lanes beside their products."""
+        return np.asarray(self._arrays.has_lanes > 0)
+
+    def shown_share(self, accelerator: Accelerator) -> Floats:
+        """[U] share of the shorter of products and lane work that shows; see `options.pipelined_cycles`."""
+        chained = exposes_transfers(accelerator) & (self._arrays.chained >= 0)
+        return np.where(chained, 1.0, 1.0 / self._arrays.steps)
+
+    def core_counts(self, cores: int) -> tuple[int, ...]:
+        """Numbers of cores of one type that an operator may take where there are this many."""
+        return (1,) * min(cores, 1) if self.mode == "one-core" else core_counts(cores)
+
+    def sram_size(self, sram_bytes: int) -> int:
+        """The size [bytes] at which the traffic tables look up an SRAM, or a share of one; 0 below the least."""
+        index = _sram_index(sram_bytes)
+        return SRAM_SIZES[index] if index >= 0 else 0
+
+    @property
     def streams(self) -> NDArray[np.bool_]:
         """[U] items without products whose elements wait for no others; see `options.item_options`."""
         return np.asarray((np.diff(self._arrays.product_start) == 0) & (self._arrays.reduces == 0))
+
+    @property
+    def least_macs(self) -> Floats:
+        """[U] multiply-accumulates that arrays of any shape do for each item; none where lanes may do them instead."""
+        arrays = self._arrays
+        owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+        seen = (arrays.products.macs * (1.0 - arrays.products.masked))[arrays.product]
+        return np.where(arrays.suits_lanes, 0.0, _sum_by(owner, seen, len(arrays)))
+
+    @property
+    def least_lane_ops(self) -> Floats:
+        """[U] lane operations of each item beside its products, on cores of any shape."""
+        return np.asarray(self._arrays.simple_ops + self._arrays.special_ops)
 
     def item_hbm_bytes(self, sram_bytes: int) -> Floats:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""

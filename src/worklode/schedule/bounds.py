@@ -20,6 +20,8 @@ ROUNDING = 1e-10
 # Steps of the ascent that weighs path against work [count]. The value of every step is a bound, so this sets only how
 # close to the best weights it ends. Measured (docs/models/schedule.md): 1000 steps give 0.3 % more in the mean.
 ASCENT_STEPS = 64
+# Rounds of the ascent of prices that starts from the prices of a similar design [count]; see `prices`.
+GUIDED_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ def serial_times(
     vector_cores: Floats,
     hbm_bytes_per_s: Floats,
     share: bool,
+    streams: NDArray[np.bool_],
     exposed: bool,
     start_s: float,
 ) -> Floats:
@@ -51,6 +52,7 @@ def serial_times(
         shape_of, width_of, size_of: [D] rows of the tables.
         tensor_cores, vector_cores, hbm_bytes_per_s: [D] of the designs.
         share: operators may be split over cores.
+        streams: [U] items whose transfers hide even where others' show.
         exposed: transfers show beside computation (`cost.model.exposes_transfers`).
         start_s: `Accelerator.operator_start_s` [s].
     """
@@ -68,12 +70,16 @@ def serial_times(
             t, v, b = tensor[u], vector[u], traffic[u] * per_byte
             if share:
                 cores = min(max(t * per_tensor, v * per_vector), alone[u] * per_vector)
-                chain += count[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
+                chain += count[u] * (
+                    (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
+                )
             else:
                 if alone[u] < max(t, v):
                     t, v = 0.0, alone[u]
                 cores = max(t, v)
-                chain += on_path[u] * ((np.sqrt(cores * cores + b * b) if exposed else max(cores, b)) + start_s)
+                chain += on_path[u] * (
+                    (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
+                )
                 tensor_sum += count[u] * t
                 vector_sum += count[u] * v
                 traffic_sum += count[u] * b

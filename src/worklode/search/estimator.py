@@ -50,6 +50,7 @@ class _WorkloadEstimator:
             tables.vector_cores(points),
             tables.hbm_bytes_per_s(points),
             self.evaluator.mode == "split",
+            self.evaluator.model.streams,
             exposes_transfers(self.template),
             self.template.operator_start_s,
         )

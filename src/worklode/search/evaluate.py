@@ -20,8 +20,9 @@ from worklode.hardware.energy import energy_constants
 from worklode.hardware.power import tdp_w
 from worklode.hardware.technology import Technology
 from worklode.schedule.analysis import Resource, ScheduleAnalysis, analyze
-from worklode.schedule.bounds import lower_bounds
+from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, lower_bounds
 from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.prices import ROUNDS
 from worklode.schedule.problem import Schedule, ScheduleProblem
 from worklode.schedule.verify import verify
 from worklode.search.evaluation import (
@@ -99,6 +100,10 @@ class Evaluator:
         problem = self._problem(costs, accelerator)
         return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments))
 
+    def problem(self, accelerator: Accelerator) -> ScheduleProblem:
+        """The scheduling problem of the step on a design."""
+        return self._problem(self.model.on(accelerator), accelerator)
+
     def figures(self, accelerator: Accelerator) -> Figures:
         """The figures a search needs, without verification."""
         step = self.step(accelerator)
@@ -110,20 +115,34 @@ class Evaluator:
             tdp_w=found.tdp_w,
         )
 
+    def least_energy_j(self, accelerator: Accelerator, time_s: float) -> float:
+        """Energy [J] that an iteration of at least this long takes on a design, on any schedule: SRAM traffic apart."""
+        constants = energy_constants(accelerator, self.technology)
+        macs = float(self.model.least_macs @ self.item_counts)
+        lane_ops = float(self.model.least_lane_ops @ self.item_counts)
+        traffic = float(self.model.item_hbm_bytes(accelerator.sram_bytes) @ self.item_counts)
+        computing_j = macs * (constants.mac_j + constants.mac_operand_j) + lane_ops * constants.lane_op_j
+        return computing_j + traffic * constants.hbm_byte_j + constants.static_w * time_s
+
     def bound_by(self, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
         """Share of the iteration that each resource explains on a design; see `Evaluation.bound_by`."""
         step = self.step(accelerator)
         return self._bound_by(step, analyze(step.problem, step.schedule), accelerator)
 
-    def evaluate(self, accelerator: Accelerator) -> Evaluation:
+    def evaluate(self, accelerator: Accelerator, *, guided_by: Guide | None = None) -> Evaluation:
         """Everything about a design on this workload; the schedule is verified.
+
+        Args:
+            accelerator: the design.
+            guided_by: prices of a similar design, from which those of this one are found sooner.
 
         Raises:
             InternalError: a schedule or figure that cannot be.
         """
         step = self.step(accelerator, segments=True)
         verify(step.problem, step.schedule)
-        bounds = lower_bounds(step.problem)
+        rounds = ROUNDS if guided_by is None else GUIDED_ROUNDS
+        bounds = lower_bounds(step.problem, guided_by=guided_by, rounds=rounds)
         analysis = analyze(step.problem, step.schedule)
         energy_parts = self._energy_parts(step, accelerator)
         makespan_s = step.schedule.makespan_s

@@ -23,7 +23,7 @@ from worklode.schedule.verify import verify
 from worklode.search.evaluate import Evaluator, Figures, ScheduledStep, silicon
 from worklode.search.evaluation import Silicon, accelerator_dict
 from worklode.search.infeasible import Infeasible, explain_infeasible
-from worklode.search.local import Candidate
+from worklode.search.candidate import Candidate
 from worklode.search.objective import Limits, Objective
 
 WHERE = "exact search"

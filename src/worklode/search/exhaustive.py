@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from worklode.errors import Fault, SpecError
-from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.space import DesignSpace
+from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import Grid
-from worklode.search.local import Candidate, Progress, _order
+from worklode.search.local import Progress
 from worklode.search.objective import Limits, Objective
 
 # Designs of a space, at most [count]: ten minutes of a core at 30 ms a design, what the slowest workloads take.
@@ -101,26 +99,11 @@ def exhaustive(
                 _tell(progress, len(found), designs.size)
     legal = [candidate for candidate in found if _legal(candidate, limits)]
     return ExhaustiveResult(
-        candidates=tuple(sorted(legal, key=_order)),
+        candidates=tuple(sorted(legal, key=Candidate.order)),
         space_size=designs.size,
         outside_limits=len(found) - len(legal),
         wall_time_s=time.perf_counter() - started_s,
     )
-
-
-def scheduled_candidate(
-    evaluators: Sequence[Evaluator],
-    weights: Sequence[float],
-    objective: Objective,
-    accelerator: Accelerator,
-    origin: str,
-) -> Candidate:
-    """A design scheduled on every workload; `weights` add up to 1."""
-    figures = tuple(evaluator.figures(accelerator) for evaluator in evaluators)
-    values = [objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
-    # A mean of one is that one, without the rounding of logarithms.
-    mean = values[0] if len(values) == 1 else float(np.exp(np.dot(weights, np.log(values))))
-    return Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

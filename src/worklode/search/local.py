@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.hardware.accelerator import Accelerator
+from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.estimator import Estimator
-from worklode.search.evaluate import Evaluator, Figures
+from worklode.search.evaluate import Evaluator
 from worklode.search.grid import (
     COLS,
     HBM,
@@ -62,23 +63,6 @@ class LocalSearchOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A scheduled design.
-
-    Attributes:
-        accelerator: the design.
-        figure: weighted geometric mean of the objective over the workloads; smaller is better.
-        figures: one for each workload.
-        origin: how the search came to it: `budget`, `shape`, `climb`.
-    """
-
-    accelerator: Accelerator
-    figure: float
-    figures: tuple[Figures, ...]
-    origin: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSearchResult:
     """Candidates within the limits, best first, and what the search did."""
 
@@ -114,12 +98,16 @@ class LocalSearch:
         self.estimator = Estimator(self.evaluators, self.weights, grid, objective)
         self.seen: dict[Accelerator, Candidate] = {}
         self.estimated = 0
+        self.stopped_by_time = False
         self.started_s = time.perf_counter()
 
     def run(self, seeds: Sequence[Accelerator] = ()) -> LocalSearchResult:
-        """Search; `seeds` are scheduled first, and are candidates themselves where they keep the limits."""
+        """Search; `seeds` are scheduled first, and are candidates themselves where they keep the limits.
+
+        An interrupt (KeyboardInterrupt) loses nothing that was scheduled: `candidates` and `result` have it.
+        """
         for seed in seeds:
-            self._schedule(seed, "budget")
+            self.schedule(seed, "budget")
         grown = self._grown_shapes()
         starts = [*grown, *(point for seed in seeds if (point := self._feasible_below(seed)) is not None)]
         scheduled = []
@@ -129,15 +117,18 @@ class LocalSearch:
                 scheduled.append((candidate.figure, point))
         for _, point in sorted(scheduled)[: self.options.climbs]:
             self._climb(point)
-        legal = [c for c in self.seen.values() if self._legal(c)]
-        legal.sort(key=_order)
+        self.stopped_by_time = self._out_of_time()
+        return self.result()
+
+    def result(self) -> LocalSearchResult:
+        """What was found up to now."""
         return LocalSearchResult(
-            candidates=tuple(legal),
+            candidates=self.candidates(),
             space_size=self.grid.space.size,
             estimated=self.estimated,
             evaluated=len(self.seen),
             wall_time_s=time.perf_counter() - self.started_s,
-            out_of_time=self._out_of_time(),
+            out_of_time=self.stopped_by_time,
         )
 
     # -- growing every shape by estimate --------------------------------------------------------------------------
@@ -162,7 +153,7 @@ class LocalSearch:
             points[index[better]], figure[index[better]] = best[better], best_figure[better]
             active[index[~better]] = False
         order = np.lexsort((*points.T, figure))[: self.options.shapes]
-        return [_point(row) for row in points[order]]
+        return [point_of(row) for row in points[order]]
 
     def _best_neighbours(self, points: Points, steps: Points) -> tuple[Points, Floats]:
         """For every point the neighbour of the least estimated figure within the limits, and that figure."""
@@ -206,7 +197,7 @@ class LocalSearch:
                 candidate = self._visit(neighbour, "climb")
                 if candidate is None:
                     break
-                if self._legal(candidate) and candidate.figure < best.figure:
+                if self.legal(candidate) and candidate.figure < best.figure:
                     best, best_point = candidate, neighbour
             if best is current:
                 return
@@ -227,7 +218,7 @@ class LocalSearch:
         order = np.lexsort((*around.T, estimate))
         found: list[Point] = []
         for index in order:
-            neighbour = _point(around[index])
+            neighbour = point_of(around[index])
             if not np.isfinite(estimate[index]) or len(found) == self.options.width:
                 break
             if self.grid.accelerator(neighbour) not in self.seen:
@@ -253,19 +244,21 @@ class LocalSearch:
         accelerator = self.grid.accelerator(point)
         if accelerator in self.seen:
             return self.seen[accelerator]
-        return None if self._spent() else self._schedule(accelerator, origin)
+        return None if self._spent() else self.schedule(accelerator, origin)
 
-    def _schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
-        figures = tuple(evaluator.figures(accelerator) for evaluator in self.evaluators)
-        values = [self.objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
-        # A mean of one is that one, without the rounding of logarithms.
-        mean = values[0] if len(values) == 1 else float(np.exp(np.dot(self.weights, np.log(values))))
-        candidate = Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin)
+    def schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
+        """Schedule a design; it is a candidate from now on."""
+        candidate = scheduled_candidate(self.evaluators, self.weights, self.objective, accelerator, origin)
         self.seen[accelerator] = candidate
         self.progress(len(self.seen), self.options.max_evaluations)
         return candidate
 
-    def _legal(self, candidate: Candidate) -> bool:
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What was scheduled and keeps the limits, best first."""
+        return tuple(sorted((c for c in self.seen.values() if self.legal(c)), key=Candidate.order))
+
+    def legal(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps the limits."""
         figures = candidate.figures[0]
         return self.limits.allow(
             area_mm2=figures.area_mm2, tdp_w=figures.tdp_w, hbm_bytes=candidate.accelerator.hbm_bytes
@@ -278,15 +271,9 @@ class LocalSearch:
         return len(self.seen) >= self.options.max_evaluations or self._out_of_time()
 
 
-def _point(row: Points) -> Point:
+def point_of(row: Points) -> Point:
+    """A row of a `Points` array as a point."""
     return tuple(int(index) for index in row)
-
-
-def _order(candidate: Candidate) -> tuple[float, ...]:
-    """Best figure first; among equals less area, less power, then the smaller numbers."""
-    a, f = candidate.accelerator, candidate.figures[0]
-    sizes = (a.num_tensor_cores, a.tensor_core_rows, a.tensor_core_cols, a.num_vector_cores, a.vector_lanes)
-    return (candidate.figure, f.area_mm2, f.tdp_w, *sizes, a.sram_bytes, a.hbm_stacks)
 
 
 def _silent(done: int, most: int) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from worklode.errors import Fault, SpecError
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.space import DesignSpace
 from worklode.hardware.technology import Technology
+from worklode.schedule.bounds import Guide
+from worklode.search.candidate import Candidate
+from worklode.search.certificate import Certificate, ProofOptions, prove
 from worklode.search.evaluate import Evaluator
 from worklode.search.evaluation import Evaluation, accelerator_dict
 from worklode.search.grid import Grid
 from worklode.search.infeasible import Infeasible, explain_infeasible
-from worklode.search.local import Candidate, LocalSearch, LocalSearchOptions, LocalSearchResult, Progress
+from worklode.search.local import LocalSearch, LocalSearchOptions, LocalSearchResult, Progress
 from worklode.search.objective import Limits, Objective
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class MiningResult:
         budget_baseline: the design whose area and TDP are the limits, where one was given.
         infeasible: why there is no design; empty where there is one.
         search: what the search did.
+        certificate: what is proven; None where there is no design.
+        interrupted: the user stopped the search; what was found until then is here.
     """
 
     objective: Objective
@@ -60,6 +65,8 @@ class MiningResult:
     budget_baseline: Design | None
     infeasible: tuple[Infeasible, ...]
     search: LocalSearchResult
+    certificate: Certificate | None
+    interrupted: bool = False
 
     @property
     def best(self) -> Design | None:
@@ -74,12 +81,24 @@ class MiningResult:
         return self.budget_baseline.figure / self.best.figure
 
     @property
+    def bound(self) -> float | None:
+        """No design of the space has a smaller objective figure, on any schedule; None where nothing is proven."""
+        return None if self.certificate is None else self.certificate.bound
+
+    @property
+    def optimality_gap(self) -> float | None:
+        """How far the best design may be from the optimum, over configuration and schedule together [1]."""
+        if self.certificate is None or self.best is None:
+            return None
+        return max(self.best.figure / self.certificate.bound - 1.0, 0.0)
+
+    @property
     def designs(self) -> tuple[Mapping[str, Any], ...]:
         """Every scheduled design within the limits, best first, as plain rows."""
         return tuple(_row(rank, candidate) for rank, candidate in enumerate(self.search.candidates, start=1))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form (design.md, the contract of `mine`). `bound` and `optimality_gap` are null: not proven yet."""
+        """JSON form (design.md, the contract of `mine`); `bound` and `optimality_gap` are null without a design."""
         return {
             "workload": [evaluation.workload.to_dict() for evaluation in self._described()],
             "objective": self.objective.value,
@@ -92,16 +111,17 @@ class MiningResult:
             "top_k": [design.to_dict() for design in self.top_k],
             "budget_baseline": None if self.budget_baseline is None else self.budget_baseline.to_dict(),
             "improvement": self.improvement,
-            "bound": None,
-            "optimality_gap": None,
+            "bound": self.bound,
+            "optimality_gap": self.optimality_gap,
             "infeasible": [reason.to_dict() for reason in self.infeasible],
             "search": {
                 "space_size": self.search.space_size,
                 "estimated": self.search.estimated,
                 "evaluated": self.search.evaluated,
-                "pruned": 0,
+                **({} if self.certificate is None else self.certificate.to_dict()),
                 "wall_time_s": self.search.wall_time_s,
                 "out_of_time": self.search.out_of_time,
+                "interrupted": self.interrupted,
             },
             "warnings": list(dict.fromkeys(text for evaluation in self._best() for text in evaluation.warnings)),
         }
@@ -129,6 +149,7 @@ def mine(
     baseline: Accelerator | None = None,
     weights: Sequence[float] | None = None,
     options: LocalSearchOptions | None = None,
+    proof: ProofOptions | None = None,
     progress: Progress | None = None,
 ) -> MiningResult:
     """The best designs of a space within the limits for a weighted set of workloads.
@@ -142,6 +163,7 @@ def mine(
         baseline: design to compare with; a candidate itself where it keeps the limits.
         weights: one for each workload; equal where None.
         options: how much to search.
+        proof: how much to prove.
         progress: told how many designs are scheduled, and how many will be at most.
 
     Raises:
@@ -151,23 +173,45 @@ def mine(
     parts = tuple(weights) if weights is not None else (1.0,) * len(evaluators)
     _check_weights(parts, len(evaluators))
     search = LocalSearch(evaluators, parts, Grid(space, technology), limits, objective, chosen, progress)
-    result = search.run(() if baseline is None else (baseline,))
+    seeds = () if baseline is None else (baseline,)
+    interrupted = False
+    try:
+        search.run(seeds)
+    except KeyboardInterrupt:
+        # What was found is kept, with the gap that one sweep of the space proves; a second interrupt ends it all.
+        interrupted = True
+        if not search.candidates():
+            raise
+    how = proof or ProofOptions()
+    if interrupted:
+        how = replace(how, guides=1, sharpened=0, max_evaluations=0)
+    certificate, guides = prove(search, how, seeds=seeds) if search.candidates() else (None, None)
+    result = search.result()
+    if certificate is not None:
+        interrupted = interrupted or certificate.interrupted
+        result = replace(result, out_of_time=result.out_of_time or interrupted or certificate.out_of_time)
     best = result.candidates[: chosen.top_k]
     reasons = () if best else explain_infeasible(space, technology, limits)
     return MiningResult(
         objective=objective,
         limits=limits,
         workloads=tuple(evaluator.summary.name for evaluator in evaluators),
-        top_k=tuple(_design(candidate, evaluators) for candidate in best),
-        budget_baseline=None if baseline is None else _design(search.seen[baseline], evaluators),
+        top_k=tuple(_design(candidate, evaluators, guides) for candidate in best),
+        budget_baseline=None if baseline is None else _design(search.seen[baseline], evaluators, guides),
         infeasible=reasons,
         search=result,
+        certificate=certificate,
+        interrupted=interrupted,
     )
 
 
-def _design(candidate: Candidate, evaluators: Sequence[Evaluator]) -> Design:
+def _design(candidate: Candidate, evaluators: Sequence[Evaluator], guides: Sequence[Guide] | None) -> Design:
     """Full evaluations of a candidate; its schedules are verified here."""
-    evaluations = tuple(evaluator.evaluate(candidate.accelerator) for evaluator in evaluators)
+    given = guides or (None,) * len(evaluators)
+    evaluations = tuple(
+        evaluator.evaluate(candidate.accelerator, guided_by=guide)
+        for evaluator, guide in zip(evaluators, given, strict=True)
+    )
     return Design(figure=candidate.figure, evaluations=evaluations)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from worklode.cost.tensor_core import MOST_CORES
 from worklode.hardware.accelerator import Accelerator
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import COLS, HBM, LANES, ROWS, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
@@ -38,7 +39,9 @@ class WorkloadTables:
         shapes: core-seconds of the products on one tensor core, by shape.
         widths, alone: core-seconds on one vector core, beside products and computing them, by number of lanes.
         sizes: HBM bytes with all of an SRAM of this size.
-        grown_shapes: least time of the products on all tensor cores, by shape and number.
+        holds_tensor, holds_vector: [U] items every option of which holds such a core.
+        grown_shapes: least time of the products, by shape and number of tensor cores.
+        ladders: numbers of cores an operator may take.
         grown_widths, grown_alone: least time on all vector cores, by number of lanes and of cores.
     """
 
@@ -48,11 +51,15 @@ class WorkloadTables:
         self.template: Accelerator = grid.accelerator((0,) * len(grid.axes))
         items = len(evaluator.arrays.items)
         model = evaluator.model
+        self.holds_tensor, self.holds_vector = model.held_cores
+        self._sizes = np.array([model.sram_size(int(size)) for size in grid.axes[SRAM]], np.int64)
         self.shapes = Table(items, lambda key: model.one_tensor_core_s(self._shape(key)))
         self.widths = Table(items, lambda key: model.one_vector_core_s(self._width(key)))
         self.alone = Table(items, lambda key: model.lanes_alone_s(self._width(key)))
-        self.sizes = Table(items, lambda key: model.item_hbm_bytes(int(grid.axes[SRAM][key])))
+        # Keys are sizes [bytes] and numbers of cores, not indices: shares of SRAM and cores are looked up too.
+        self.sizes = Table(items, model.item_hbm_bytes)
         self.grown_shapes = Table(items, self._grown_shape)
+        self.ladders = _Ladders(self)
         self.grown_widths = Table(items, lambda key: model.all_vector_cores_s(self._grown_width(key)))
         self.grown_alone = Table(items, lambda key: model.all_lanes_alone_s(self._grown_width(key)))
 
@@ -68,12 +75,12 @@ class WorkloadTables:
 
     def size_rows(self, points: Points) -> Points:
         """[D] rows of `sizes`."""
-        return self.sizes.index(points[:, SRAM])
+        return self.sizes.index(self._sizes[points[:, SRAM]])
 
     def grown_shape_rows(self, points: Points) -> Points:
         """[D] rows of `grown_shapes`."""
         shape = points[:, ROWS] * len(self.grid.axes[COLS]) + points[:, COLS]
-        return self.grown_shapes.index(shape * len(self.grid.axes[TENSOR_CORES]) + points[:, TENSOR_CORES])
+        return self.grown_shapes.index(shape * MOST_CORES + self.grid.axes[TENSOR_CORES][points[:, TENSOR_CORES]])
 
     def grown_width_rows(self, points: Points) -> Points:
         """[D] rows of `grown_widths` and of `grown_alone`."""
@@ -81,6 +88,12 @@ class WorkloadTables:
         rows = self.grown_widths.index(keys)
         self.grown_alone.index(keys)
         return rows
+
+    def ladder_rows(self, points: Points) -> tuple[Points, Points]:
+        """[D] index of the core shape, and [shapes, L] rows of `grown_shapes` for every entry of the ladders."""
+        shapes, of = np.unique(points[:, ROWS] * len(self.grid.axes[COLS]) + points[:, COLS], return_inverse=True)
+        keys = shapes[:, None] * MOST_CORES + self.ladders.cores[None, :]
+        return of.reshape(-1).astype(np.int64), self.grown_shapes.index(keys.ravel()).reshape(keys.shape)
 
     def tensor_cores(self, points: Points) -> Floats:
         """[D] tensor cores."""
@@ -101,11 +114,11 @@ class WorkloadTables:
         return replace(self.template, tensor_core_rows=rows, tensor_core_cols=cols)
 
     def _grown_shape(self, key: int) -> Floats:
-        shape, count = divmod(key, len(self.grid.axes[TENSOR_CORES]))
-        cores = self.grid.axes[TENSOR_CORES]
+        shape, cores = divmod(key, MOST_CORES)
+        model, design = self.evaluator.model, self._shape(shape)
         # The largest number first: the cost model then splits the products for all smaller ones too.
-        self.evaluator.model.all_tensor_cores_s(replace(self._shape(shape), num_tensor_cores=int(cores[-1])))
-        return self.evaluator.model.all_tensor_cores_s(replace(self._shape(shape), num_tensor_cores=int(cores[count])))
+        model.all_tensor_cores_s(replace(design, num_tensor_cores=int(self.grid.axes[TENSOR_CORES][-1])))
+        return model.all_tensor_cores_s(replace(design, num_tensor_cores=cores))
 
     def _width(self, key: int) -> Accelerator:
         return replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
@@ -113,3 +126,35 @@ class WorkloadTables:
     def _grown_width(self, key: int) -> Accelerator:
         lanes, count = divmod(key, len(self.grid.axes[VECTOR_CORES]))
         return replace(self._width(lanes), num_vector_cores=int(self.grid.axes[VECTOR_CORES][count]))
+
+
+class _Ladders:
+    """Numbers of cores an operator may take on each number there is, and its share of each size of SRAM then.
+
+    Attributes:
+        start, cores: CSR over the numbers of tensor cores of the grid.
+        size_row: [sizes, L] row of the table `sizes` for each entry of `cores`.
+        vector_start, vector_cores, vector_size_row: the same for vector cores.
+    """
+
+    def __init__(self, tables: WorkloadTables) -> None:
+        grid = tables.grid
+        self.start, self.cores, self.size_row = self._of(tables, grid.axes[TENSOR_CORES])
+        self.vector_start, self.vector_cores, self.vector_size_row = self._of(tables, grid.axes[VECTOR_CORES])
+
+    @staticmethod
+    def _of(tables: WorkloadTables, numbers: Points) -> tuple[Points, Points, Points]:
+        model = tables.evaluator.model
+        ladders = [model.core_counts(int(number)) for number in numbers]
+        start = np.concatenate(([0], np.cumsum([len(ladder) for ladder in ladders]))).astype(np.int64)
+        shares = [
+            [
+                model.sram_size(int(size) * cores // int(number))
+                for number, ladder in zip(numbers, ladders, strict=True)
+                for cores in ladder
+            ]
+            for size in tables.grid.axes[SRAM]
+        ]
+        cores = np.array([cores for ladder in ladders for cores in ladder], np.int64)
+        size_row = tables.sizes.index(np.array(shares, np.int64).ravel()).reshape(len(shares), len(cores))
+        return start, cores, size_row

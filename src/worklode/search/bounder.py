@@ -1,0 +1,288 @@
+"""Lower bounds of the objective for many designs of a grid at once. Derivation: docs/models/bounds.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from worklode.cost.model import exposes_transfers
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.energy import event_energies
+from worklode.schedule.bounds import ROUNDING, Guide, guide
+from worklode.search.grid import SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
+from worklode.search.objective import Objective
+from worklode.search.sweep import least_times, option_bounds
+from worklode.search.tables import WorkloadTables
+
+# Designs one thread bounds at a time [count]: milliseconds, so that an interrupt is answered at once.
+CHUNK = 8192
+
+
+class _GuideArrays:
+    """Guides of one workload as the sweep reads them."""
+
+    def __init__(self, items: int) -> None:
+        self.path_pays = np.empty((0, items, 4))
+        self.group_start = np.zeros(1, np.int64)
+        self.group_item = np.empty(0, np.int64)
+        self.group_count = np.empty(0)
+        self.price_start = np.zeros(1, np.int64)
+        self.price = np.empty((0, 3))
+
+    def add(self, found: Guide) -> None:
+        """One more guide: what path tasks pay adds up by item; groups keep prices no other is below in all."""
+        structure, prices = found.structure, found.prices
+        pays = np.zeros((1, self.path_pays.shape[1], 4))
+        np.add.at(pays[0], structure.row_item, prices[structure.row_class] * structure.row_count[:, None])
+        merged: dict[tuple[int, bytes], float] = {}
+        for group, item in enumerate(structure.group_item):
+            classes = structure.group_class[structure.group_start[group] : structure.group_start[group + 1]]
+            key = (int(item), _lowest(prices[classes, 1:]).tobytes())
+            merged[key] = merged.get(key, 0.0) + float(structure.group_count[group])
+        sets = [np.frombuffer(key[1], np.float64).reshape(-1, 3) for key in merged]
+        self.path_pays = np.concatenate((self.path_pays, pays))
+        self.group_start = np.append(self.group_start, self.group_start[-1] + len(merged))
+        self.group_item = np.concatenate((self.group_item, np.array([item for item, _ in merged], np.int64)))
+        self.group_count = np.concatenate((self.group_count, np.array(list(merged.values()), np.float64)))
+        ends = self.price_start[-1] + np.cumsum(np.array([len(found) for found in sets], np.int64))
+        self.price_start = np.concatenate((self.price_start, ends))
+        self.price = np.concatenate((self.price, *sets))
+
+    def arrays(self) -> tuple[Any, ...]:
+        """In the order of the sweeps' arguments."""
+        groups = (self.group_start, self.group_item, self.group_count)
+        return (self.path_pays, *groups, self.price_start, self.price)
+
+    def last(self) -> _GuideArrays:
+        """The guide added last, alone."""
+        only = _GuideArrays(self.path_pays.shape[1])
+        first = self.group_start[-2]
+        only.path_pays = self.path_pays[-1:]
+        only.group_start = self.group_start[-2:] - first
+        only.group_item, only.group_count = self.group_item[first:], self.group_count[first:]
+        only.price_start = self.price_start[first:] - self.price_start[first]
+        only.price = self.price[self.price_start[first] :]
+        return only
+
+
+class Bounder:
+    """Lower bounds on the weighted geometric mean of an objective.
+
+    Attributes:
+        workers: threads the sweeps are spread over; the bounds do not depend on it.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[WorkloadTables],
+        weights: Sequence[float],
+        grid: Grid,
+        objective: Objective,
+        workers: int = 1,
+    ) -> None:
+        self.tables = tuple(tables)
+        self.weights = tuple(weights)
+        self.grid = grid
+        self.objective = objective
+        self.workers = workers
+        self.guides = [_GuideArrays(len(found.evaluator.arrays.items)) for found in self.tables]
+
+    def add_guide(self, accelerator: Accelerator) -> tuple[Guide, ...]:
+        """Find the prices that bound this design best, one guide for each workload, and use them from now on."""
+        found = tuple(guide(tables.evaluator.problem(accelerator)) for tables in self.tables)
+        for arrays, one in zip(self.guides, found, strict=True):
+            arrays.add(one)
+        return found
+
+    def work_bounds(self, power_w: Floats) -> Floats:
+        """Bounds from the work of each resource alone, of all designs as the mesh of the space.
+
+        Args:
+            power_w: TDP of all designs, broadcastable to the mesh [W].
+        """
+        times = []
+        for tables in self.tables:
+            count = tables.evaluator.item_counts
+            rows, cols, lanes, cores, vectors, sram, stacks = (np.arange(len(axis)) for axis in self.grid.axes)
+            shape = np.zeros((len(rows) * len(cols), len(self.grid.axes)), np.int64)
+            shape[:, 0], shape[:, 1] = np.repeat(rows, len(cols)), np.tile(cols, len(rows))
+            of = tables.shape_rows(shape)
+            tensor = (tables.shapes.rows[of] * tables.holds_tensor) @ count
+            width = _along(2, lanes, len(self.grid.axes))
+            of = tables.width_rows(width)
+            vector = (tables.widths.rows[of] * tables.holds_vector) @ count
+            size = _along(5, sram, len(self.grid.axes))
+            of = tables.size_rows(size)
+            traffic = tables.sizes.rows[of] @ count
+            num_tensor = tables.tensor_cores(_along(3, cores, len(self.grid.axes)))
+            num_vector = tables.vector_cores(_along(4, vectors, len(self.grid.axes)))
+            bandwidth = tables.hbm_bytes_per_s(_along(6, stacks, len(self.grid.axes)))
+            time_s = np.maximum(
+                (tensor.reshape(len(rows), len(cols))[:, :, None] / num_tensor)[:, :, None, :, None, None, None],
+                (vector[:, None] / num_vector)[None, None, :, None, :, None, None],
+            )
+            times.append(np.maximum(time_s, (traffic[:, None] / bandwidth)[None, None, None, None, None, :, :]))
+        return self._mean([self._lowered(self._of_time(time_s, power_w)) for time_s in times])
+
+    def bounds(self, points: Points, power_w: Floats, *, by_options: bool = False, last_only: bool = False) -> Floats:
+        """[D] bounds from work and from the prices of all guides.
+
+        Args:
+            points: [D, 7] designs.
+            power_w: [D] their TDP [W].
+            by_options: from the options of every item; else from the least time and least use of each, which is faster
+                and lower.
+            last_only: of the guides, the one added last alone.
+        """
+        figures = []
+        for index in range(len(self.tables)):
+            time_s = self.times(points, index, by_options=by_options, last_only=last_only)
+            figures.append(self._lowered(self._figure(index, points, time_s, power_w)))
+        return self._mean(figures)
+
+    def figure(self, accelerator: Accelerator, times_s: Sequence[float], power_w: float) -> float:
+        """Bound of one design from bounds on its iteration times [s], one for each workload, and its TDP [W]."""
+        found = []
+        for tables, time_s in zip(self.tables, times_s, strict=True):
+            energy_j = tables.evaluator.least_energy_j(accelerator, time_s) * (1.0 - ROUNDING)
+            figure = self.objective.figure(time_s=time_s, tdp_w=power_w, energy_j=energy_j)
+            found.append(np.array([figure]))
+        return float(self._mean(found)[0])
+
+    def times(self, points: Points, workload: int, *, by_options: bool = False, last_only: bool = False) -> Floats:
+        """[D] bounds on the iteration time of a workload [s]; see `bounds`."""
+        sweep, arguments = (option_bounds, self._options) if by_options else (least_times, self._least)
+        guides = self.guides[workload].last() if last_only else self.guides[workload]
+        # Rows of tables are made here, in one thread; the sweeps only read.
+        work = [
+            (*arguments(points[start : start + CHUNK], self.tables[workload]), *guides.arrays())
+            for start in range(0, len(points), CHUNK)
+        ]
+        if self.workers == 1 or len(work) < 2:
+            found = [sweep(*passed) for passed in work]
+        else:
+            with ThreadPoolExecutor(self.workers) as pool:
+                found = list(pool.map(lambda passed: sweep(*passed), work))
+        return np.concatenate(found) if found else np.empty(0)
+
+    def _least(self, points: Points, tables: WorkloadTables) -> tuple[Any, ...]:
+        """What `least_times` takes, guides apart."""
+        template = tables.template
+        rows = (
+            tables.shape_rows(points),
+            tables.width_rows(points),
+            tables.size_rows(points),
+            tables.grown_shape_rows(points),
+            tables.grown_width_rows(points),
+        )
+        return (
+            tables.shapes.rows,
+            tables.widths.rows,
+            tables.alone.rows,
+            tables.sizes.rows,
+            tables.grown_shapes.rows,
+            tables.grown_widths.rows,
+            tables.grown_alone.rows,
+            tables.evaluator.item_counts,
+            tables.holds_tensor,
+            tables.holds_vector,
+            tables.evaluator.model.streams,
+            *rows,
+            tables.tensor_cores(points),
+            tables.vector_cores(points),
+            tables.hbm_bytes_per_s(points),
+            exposes_transfers(template),
+            template.operator_start_s,
+            template.operator_fill_s,
+        )
+
+    def _options(self, points: Points, tables: WorkloadTables) -> tuple[Any, ...]:
+        """What `option_bounds` takes, guides apart."""
+        template, ladders, model = tables.template, tables.ladders, tables.evaluator.model
+        width_of, grown_width_of = tables.width_rows(points), tables.grown_width_rows(points)
+        shape_of, shape_row = tables.ladder_rows(points)
+        return (
+            tables.grown_shapes.rows,
+            tables.widths.rows,
+            tables.alone.rows,
+            tables.sizes.rows,
+            tables.grown_widths.rows,
+            tables.grown_alone.rows,
+            tables.evaluator.item_counts,
+            model.has_products,
+            model.has_lanes,
+            model.streams,
+            model.shown_share(template),
+            shape_of,
+            width_of,
+            grown_width_of,
+            points[:, TENSOR_CORES].copy(),
+            points[:, VECTOR_CORES].copy(),
+            points[:, SRAM].copy(),
+            tables.tensor_cores(points),
+            tables.vector_cores(points),
+            tables.hbm_bytes_per_s(points),
+            ladders.start,
+            ladders.cores.astype(np.float64),
+            shape_row,
+            ladders.size_row,
+            ladders.vector_start,
+            ladders.vector_cores.astype(np.float64),
+            ladders.vector_size_row,
+            exposes_transfers(template),
+            template.operator_start_s,
+            template.operator_fill_s,
+        )
+
+    def _figure(self, workload: int, points: Points, time_s: Floats, power_w: Floats) -> Floats:
+        """[D] objective of one workload from bounds on its time."""
+        if self.objective in {Objective.THROUGHPUT, Objective.THROUGHPUT_PER_TDP}:
+            return self._of_time(time_s, power_w)
+        tables = self.tables[workload]
+        count, model = tables.evaluator.item_counts, tables.evaluator.model
+        of = tables.size_rows(points)
+        events = event_energies(self.grid.designs(points), self.grid.technology)
+        computing_j = float(model.least_macs @ count) * (events["mac_j"] + events["mac_operand_j"])
+        computing_j = computing_j + float(model.least_lane_ops @ count) * events["lane_op_j"]
+        traffic_j = (tables.sizes.rows @ count)[of] * events["hbm_byte_j"]
+        energy_j = np.asarray(computing_j + traffic_j + events["static_w"] * time_s)
+        return np.asarray(self.objective.figure(time_s=time_s, tdp_w=power_w, energy_j=energy_j))
+
+    def _of_time(self, time_s: Floats, power_w: Floats) -> Floats:
+        """The objective as far as time and power alone tell; energy is not bounded by them, so nothing is known."""
+        match self.objective:
+            case Objective.THROUGHPUT:
+                return time_s
+            case Objective.THROUGHPUT_PER_TDP:
+                return time_s * power_w
+            case _:
+                return np.zeros(1)
+
+    @staticmethod
+    def _lowered(figure: Floats) -> Floats:
+        return figure * (1.0 - ROUNDING)
+
+    def _mean(self, figures: Sequence[Floats]) -> Floats:
+        if len(figures) == 1:
+            return figures[0]
+        with np.errstate(divide="ignore"):
+            logs = [weight * np.log(figure) for weight, figure in zip(self.weights, figures, strict=True)]
+        return np.asarray(np.exp(np.sum(logs, axis=0)))
+
+
+def _along(axis: int, values: Points, axes: int) -> Points:
+    """Points that differ along one axis only."""
+    points = np.zeros((len(values), axes), np.int64)
+    points[:, axis] = values
+    return points
+
+
+def _lowest(prices: Floats) -> Floats:
+    """The rows that no other row is at most as high as in every column, each once, in a fixed order."""
+    rows = np.unique(prices, axis=0)
+    below = np.asarray((rows[:, None, :] <= rows[None, :, :]).all(axis=2))
+    np.fill_diagonal(below, False)
+    return np.ascontiguousarray(rows[~below.any(axis=0)])

@@ -1,0 +1,290 @@
+"""The proof: no design of the space, however it is scheduled, is better than a bound. Method: docs/models/bounds.md.
+
+Bounds rule out nearly all of the space by arithmetic on tables. What is left is looked at best bound first: its bound
+is sharpened, and the design is scheduled, until the least bound belongs to a design for which both has been done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.area import area_parts
+from worklode.hardware.power import tdp_parts
+from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, lower_bounds
+from worklode.search.bounder import Bounder
+from worklode.search.grid import Floats, Grid, Points
+from worklode.search.local import LocalSearch, point_of
+from worklode.search.objective import Limits
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofOptions:
+    """How much work a proof does; all counts, so that the same input gives the same answer on any machine.
+
+    Attributes:
+        guides: designs for which the best prices are found, to bound all others with.
+        sharpened: designs whose bound is sharpened one by one, at most.
+        max_evaluations: designs to schedule besides those of the local search, best bound first. If no more are left
+            that the bounds do not rule out, the answer is that of an exhaustive search.
+        max_time_s: stop with what is proven after this long [s], the local search included; the first sweep is always
+            done.
+        workers: threads of the sweeps.
+    """
+
+    guides: int = 8
+    sharpened: int = 40
+    max_evaluations: int = 128
+    max_time_s: float = float("inf")
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is proven of a search.
+
+    Attributes:
+        bound: no design of the space (nor the budget's own) has a smaller figure, on any schedule; in the unit of the
+            objective's figure.
+        figure: that of the best design found.
+        space_size: designs of the space.
+        within_limits: those that keep area, power and memory.
+        pruned: those of them that were never scheduled since their bound is above the best figure.
+        undecided: those of them that were neither scheduled nor ruled out; they lie between bound and figure.
+        guides, sharpened: see `ProofOptions`.
+        wall_time_s: of the proof alone [s].
+        out_of_time, interrupted: stopped by time, or by an interrupt.
+    """
+
+    bound: float
+    figure: float
+    space_size: int
+    within_limits: int
+    pruned: int
+    undecided: int
+    guides: int
+    sharpened: int
+    wall_time_s: float
+    out_of_time: bool
+    interrupted: bool
+
+    @property
+    def gap(self) -> float:
+        """How far the best design may be from the optimum, over configuration and schedule: figure/bound - 1 [1]."""
+        return max(self.figure / self.bound - 1.0, 0.0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every design was scheduled or ruled out: an exhaustive search would give the same answer."""
+        return self.undecided == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form of what the search block says of the proof."""
+        return {
+            "within_limits": self.within_limits,
+            "pruned": self.pruned,
+            "undecided": self.undecided,
+            "guides": self.guides,
+            "sharpened": self.sharpened,
+            "proof_time_s": self.wall_time_s,
+        }
+
+
+def prove(
+    search: LocalSearch, options: ProofOptions, *, seeds: tuple[Accelerator, ...] = (), progress: Progress | None = None
+) -> tuple[Certificate, tuple[Guide, ...]]:
+    """Bound everything the search did not schedule; better designs that turn up are scheduled into it.
+
+    Args:
+        search: a local search that has run and found a design within the limits.
+        options: how much to do.
+        seeds: designs outside the space that were candidates too.
+        progress: told how many designs were sharpened, and how many will be at most.
+
+    Returns:
+        The certificate, and the guides (one for each workload) of the best design.
+    """
+    return _Proof(search, options, seeds, progress).run()
+
+
+class _Proof:
+    """One proof. The arrays hold the designs within the limits that no bound has ruled out yet."""
+
+    def __init__(
+        self,
+        search: LocalSearch,
+        options: ProofOptions,
+        seeds: tuple[Accelerator, ...],
+        progress: Progress | None,
+    ) -> None:
+        self.search = search
+        self.options = options
+        self.seeds = seeds
+        self.progress = progress
+        self.started_s = time.perf_counter()
+        self.grid: Grid = search.grid
+        self.bounder = Bounder(
+            search.estimator.tables, search.weights, search.grid, search.objective, workers=options.workers
+        )
+        self.best = search.candidates()[0]
+        self.within = 0
+        self.points: Points = np.empty((0, len(self.grid.axes)), np.int64)
+        self.power: Floats = np.empty(0)
+        self.bound: Floats = np.empty(0)
+        self.sharp = np.empty(0, np.bool_)
+        self.seen = np.empty(0, np.bool_)
+        self.sharpened = 0
+        self.scheduled = 0
+        self.guides = 0
+        self.guide_of_best: tuple[Guide, ...] = ()
+        self.interrupted = False
+
+    def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
+        """Do it."""
+        self._sweep_space()
+        floor = self._seed_bound()
+        try:
+            floor = min(floor, self._sharpen())
+        except KeyboardInterrupt:
+            self.interrupted = True
+            floor = min(floor, self._least())
+        figure = self.best.figure
+        undecided = int((~self.seen & (self.bound < figure)).sum())
+        legal = sum(
+            1
+            for candidate in self.search.seen.values()
+            if self.search.legal(candidate) and self.grid.space.contains(candidate.accelerator)
+        )
+        certificate = Certificate(
+            bound=min(floor, figure),
+            figure=figure,
+            space_size=self.grid.space.size,
+            within_limits=self.within,
+            pruned=self.within - legal - undecided,
+            undecided=undecided,
+            guides=self.guides,
+            sharpened=self.sharpened,
+            wall_time_s=time.perf_counter() - self.started_s,
+            out_of_time=self._out_of_time(),
+            interrupted=self.interrupted,
+        )
+        return certificate, self.guide_of_best
+
+    # -- sweeping the space ---------------------------------------------------------------------------------------
+
+    def _sweep_space(self) -> None:
+        """Rule out what work alone, then the prices of the best design rule out."""
+        space, limits = self.grid.space, self.search.limits
+        mesh = space.mesh()
+        power = np.broadcast_to(np.asarray(tdp_parts(mesh, self.grid.technology).total, np.float64), space.shape)
+        keeps = _keeps(self.grid, limits, power)
+        self.within = int(keeps.sum())
+        bound = np.broadcast_to(self.bounder.work_bounds(power), space.shape)
+        keeps = keeps & (bound < self.best.figure)
+        self.points = np.stack(np.nonzero(keeps), axis=1).astype(np.int64)
+        self.power, self.bound = power[keeps].copy(), bound[keeps].copy()
+        self.sharp = np.zeros(len(self.points), np.bool_)
+        self.seen = np.zeros(len(self.points), np.bool_)
+        self.guide_of_best = self._add_guide(self.best.accelerator)
+        for by_options in (False, True):
+            self._raise(self.bounder.bounds(self.points, self.power, by_options=by_options))
+        scheduled = {candidate.accelerator for candidate in self.search.seen.values()}
+        known = {self.grid.space.indices_of(accelerator) for accelerator in scheduled}
+        self.seen = np.array([tuple(map(int, row)) in known for row in self.points], np.bool_)
+
+    def _add_guide(self, accelerator: Accelerator) -> tuple[Guide, ...]:
+        self.guides += 1
+        return self.bounder.add_guide(accelerator)
+
+    def _raise(self, bound: Floats) -> None:
+        """Take the better bounds, and drop what they rule out."""
+        self.bound = np.maximum(self.bound, bound)
+        self._drop()
+
+    def _drop(self) -> None:
+        left = self.bound < self.best.figure
+        self.points, self.power, self.bound = self.points[left], self.power[left], self.bound[left]
+        self.sharp = self.sharp[left] if len(self.sharp) == len(left) else np.zeros(len(self.points), np.bool_)
+        self.seen = self.seen[left] if len(self.seen) == len(left) else np.zeros(len(self.points), np.bool_)
+
+    def _seed_bound(self) -> float:
+        """The least bound of the designs outside the space."""
+        bounds = [self._sharp_bound(seed) for seed in self.seeds if not self.grid.space.contains(seed)]
+        return min(bounds, default=float("inf"))
+
+    # -- best bound first -----------------------------------------------------------------------------------------
+
+    def _sharpen(self) -> float:
+        """Sharpen and schedule, best bound first; returns the least bound of what is left."""
+        while len(self.points) and not self._out_of_time():
+            index = int(self.bound.argmin())
+            if self.sharp[index] or self.sharpened == self.options.sharpened:
+                break
+            accelerator = self.grid.accelerator(point_of(self.points[index]))
+            if self.guides < self.options.guides:
+                self._add_guide(accelerator)
+                others = self.bounder.bounds(self.points, self.power, by_options=True, last_only=True)
+                self.bound = np.maximum(self.bound, others)
+            self.bound[index] = max(self.bound[index], self._sharp_bound(accelerator, float(self.power[index])))
+            self.sharp[index] = True
+            self.sharpened += 1
+            self._visit(index)
+            self._drop()
+            if self.progress is not None:
+                self.progress(self.sharpened, self.options.sharpened)
+        self._schedule_left()
+        return self._least()
+
+    def _schedule_left(self) -> None:
+        """Schedule what no bound rules out, best bound first."""
+        while self.scheduled < self.options.max_evaluations and not self._out_of_time():
+            left = np.flatnonzero(~self.seen & (self.bound < self.best.figure))
+            if len(left) == 0:
+                break
+            self._visit(int(left[self.bound[left].argmin()]))
+
+    def _visit(self, index: int) -> None:
+        """Schedule a design unless it has been."""
+        if self.seen[index] or self.scheduled == self.options.max_evaluations:
+            return
+        candidate = self.search.schedule(self.grid.accelerator(point_of(self.points[index])), "bound")
+        self.seen[index] = True
+        self.scheduled += 1
+        if self.search.legal(candidate) and candidate.order() < self.best.order():
+            self.best = candidate
+
+    def _sharp_bound(self, accelerator: Accelerator, power_w: float | None = None) -> float:
+        """All lower bounds of one design, by its own options."""
+        if power_w is None:
+            power_w = float(np.asarray(tdp_parts(accelerator, self.grid.technology).total))
+        times = [
+            lower_bounds(evaluator.problem(accelerator), guided_by=found, rounds=GUIDED_ROUNDS).makespan_s
+            for evaluator, found in zip(self.search.evaluators, self.guide_of_best, strict=True)
+        ]
+        return self.bounder.figure(accelerator, times, power_w)
+
+    def _least(self) -> float:
+        """The least bound there is: of what is left, and of the best design itself."""
+        return min(float(self.bound.min(initial=float("inf"))), self._best_bound())
+
+    def _best_bound(self) -> float:
+        """The bound of the best design; its figure where a schedule meets it."""
+        return min(self.best.figure, self._sharp_bound(self.best.accelerator))
+
+    def _out_of_time(self) -> bool:
+        return time.perf_counter() - self.search.started_s > self.options.max_time_s
+
+
+def _keeps(grid: Grid, limits: Limits, power: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Which designs of the mesh keep the limits."""
+    space, mesh = grid.space, grid.space.mesh()
+    area = np.broadcast_to(np.asarray(area_parts(mesh, grid.technology).total, np.float64), space.shape)
+    capacity = np.broadcast_to(mesh.hbm_stacks * float(space.hbm_stack_bytes), space.shape)
+    return np.asarray((area <= limits.area_mm2) & (power <= limits.tdp_w) & (capacity >= limits.hbm_bytes))
