@@ -26,9 +26,11 @@ from worklode.schedule.pipeline_orders import (
     sequenced,
 )
 
-# ZB-H1 beside its handcrafted order: weight gradients fill gaps of at least these shares of their length [1].
-# Assumption: the ends (any gap; only gaps they fit) and the middle; the shortest of the results is taken.
-LEAST_GAPS = np.array((1.0, 0.5, 0.0))
+# ZB-H1 beside its handcrafted order: weight gradients fill gaps of at least these shares of their length [1]; the
+# shortest result is taken. Measured 2026-11 on 3600 uneven pipelines of 4 to 16 stages: without the handcrafted order
+# results are up to 0.07 % longer in the mean of a kind of pipeline, without 0.5 0.07 %, without 0 0.22 %; a third rule,
+# 1 (only gaps it fits), would shorten them by at most 0.01 %.
+LEAST_GAPS = np.array((0.5, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
