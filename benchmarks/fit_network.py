@@ -86,7 +86,7 @@ def mean_error(measured: Sequence[MeasuredCollective], network: Network) -> floa
 def fit(preset: str, found: Sequence[MeasuredCollective]) -> dict[str, float]:
     """The constants of a preset."""
     base = load_network(preset)
-    seen = [m for m in found if m.network in (preset, *SHARED[preset]) and m.fitted]
+    seen = [m for m in found if m.network in (preset, *SHARED[preset]) and m.by_script]
     constants = {**CONSTANTS, **(OF_ADDING_SWITCH if base.levels[0].reduction_share else {})}
     values = {name: start for name, (start, *_) in constants.items()}
     best, fineness = mean_error(seen, with_constants(base, values)), 1.0
@@ -150,7 +150,7 @@ def main() -> None:
         values = fit(preset, found)
         show(preset, values, found)
         if arguments.write:
-            write(preset, values, sum(m.network in (preset, *others) and m.fitted for m in found))
+            write(preset, values, sum(m.network in (preset, *others) and m.by_script for m in found))
     if arguments.write:
         write_parsed(NETWORKS_FOLDER)
 

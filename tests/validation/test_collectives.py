@@ -39,15 +39,16 @@ def test_errors_and_what_was_held_out() -> None:
         if "NVSwitch" in name:
             assert group.held_out_error is not None and group.held_out_error < 0.14, name
             assert group.rank_correlation is not None and group.rank_correlation > 0.98, name
-        else:
-            assert group.fitted_error is None
+        else:  # the row that the share of EFA was read from, by hand
+            assert sum(point.fitted for point in group.points) == int("4 nodes" in name), name
     large = [group for name, group in by_name.items() if LARGE in name]
     points = [point for group in large for point in group.points]
     assert sum(point.error for point in points) / len(points) < 0.11
 
 
 def test_long_messages_between_nodes() -> None:
-    """From 1 GiB on, an all-reduce of 32 devices on 4 nodes is within 3 %."""
+    """From 1 GiB on, an all-reduce of 32 devices on 4 nodes is within 3 %: no prediction of the rate, which was read
+    from the largest, but a ring through nodes with all their cards has the right form."""
     (group,) = (g for g in collectives(folder()).groups if "4 nodes, from" in g.name)
     long = [point for point in group.points if point.measured > 5e-3]
     assert len(long) >= 3

@@ -41,7 +41,7 @@ def test_every_constant_is_needed(script: ModuleType) -> None:
     found = script.measurements(folder())
     without = {"start": 0.0, "latency": 0.0, "eager_share": 1.0, "bulk_start": 0.0, "sustained_share": 1.0, "copy": 1e9}
     for preset, others in script.SHARED.items():
-        seen = [m for m in found if m.network in (preset, *others) and m.fitted]
+        seen = [m for m in found if m.network in (preset, *others) and m.by_script]
         values = script.fit(preset, found)
         best = script.mean_error(seen, load_network(preset))
         adding = {"reduction_share": 0.0} if "reduction_share" in values else {}

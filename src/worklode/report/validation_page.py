@@ -70,15 +70,17 @@ LLMCompass idles three seconds before 50 calls, which favours the clock, but no 
 nothing is added. LayerNorm of 12 288 elements a row is counted as read twice; measured is a little less. Softmax of
 the cookbook (7.6 ms for 1 GiB) is masked and converted in several kernels; the model has one.""",
     "collectives": """\
-Constants of NVLink were fitted on half of the rows of the systems with NVSwitch in their name; every other system is
-held out whole ([network](models/network.md)). The baseline is bytes on the wire over the published bandwidth. The
-program behind the AWS rows spends 25 us a call, by its own account, which is added to predictions and baseline.
+Constants of NVLink were fitted on half of the rows of the systems with NVSwitch in their name, and on none of others;
+the form was settled in view of all rows, so held out means free of the values only ([network](models/network.md)). The
+share of EFA was read from the largest AWS row, which counts as fitted. The baseline is bytes on the wire over the
+published bandwidth. A later version of the source of the AWS rows says that PyTorch spends 20 to 30 us a call on the
+host; 25 us are added to predictions and baseline there.
 
-What is missed ([collectives](models/collective.md)): the steps NCCL makes between 1 and 16 MiB, where it changes
-protocol and channels by a table and a gather of 2 MiB takes more than twice one of 1 MiB; vidur's tables, whose times
-of 60 us at all sizes up to 2 MiB have the host in them; on four nodes of AWS what is below 512 MiB, whose floor of
-360 us no published latency explains, while longer messages are met within 8 %. All-to-all of 32 KiB to 1 MiB is off by
-up to a half either way: copies through buffers, for which NCCL has thresholds.""",
+What is missed ([collectives](models/collective.md)): steps between 1 and 16 MiB, where a gather of 2 MiB takes more
+than twice one of 1 MiB (likely changes of protocol and channels); vidur's tables, with times of 60 us at sizes from 2
+KiB to 2 MiB (likely the host); on four nodes of AWS what is below 512 MiB, whose floor of 360 us NCCL's latencies do
+not explain, while longer messages are met within 8 %, given the share of EFA. All-to-all of 32 KiB to 1 MiB is off by
+up to a half either way; why is not known.""",
     "silicon": """\
 Areas of TPUs are published as upper bounds only. Fitted are the dies and powers named in [area](models/area.md) and
 [power](models/power.md). The constants have not seen NVDLA with 1024 and 128 MACs, but which arrays the sizes have and
