@@ -30,7 +30,7 @@ class Style(StrEnum):
 
     COLWISE: output features are divided (of an embedding: its width); Megatron's column-parallel linear.
     ROWWISE: input features are divided, results are summed over the devices (of an embedding: its rows).
-    VOCAB: the vocabulary is divided (rows of an embedding, columns of a head), and padded where devices do not divide it.
+    VOCAB: the vocabulary is divided (rows of an embedding, columns of a head), padded where devices do not divide it.
     EXPERT: experts are divided, tokens travel to them and back (all-to-all).
     SEQUENCE, REPLICATE: every device holds all; their gradients are summed where devices saw different tokens.
     """

@@ -1,8 +1,8 @@
 """Expert parallelism: every device brings tokens of its own and holds some of the experts.
 
 Lepikhin et al., GShard, arXiv 2006.16668, section 3.2: an all-to-all takes every token to the devices of its experts
-and another takes the results back; backward does both again. Routing is balanced, as capture takes it: a device sends as
-much as it receives, and computes as much as it would alone, for all tokens of its own experts.
+and another takes the results back; backward does both again. Routing is balanced, as capture takes it: a device sends
+as much as it receives, and computes as much as it would alone, for all tokens of its own experts.
 """
 
 from __future__ import annotations

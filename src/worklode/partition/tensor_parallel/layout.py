@@ -1,9 +1,9 @@
 """How one device holds a tensor, and how that follows from a division of a loop.
 
 An address of a dense tensor is a number in mixed radix: its dimensions are the digits. Dividing a dimension over t
-devices takes one digit of t values out of the address. `Layout.digit` is the distance in memory between neighbours along
-that digit, which names it in every view of the storage, whatever the view's dimensions are: of a matrix [rows, 3·width]
-of queries, keys and values side by side, `digit` = width/t divides the heads of all three.
+devices takes one digit of t values out of the address. `Layout.digit` is the distance in memory between neighbours
+along that digit, which names it in every view of the storage, whatever the view's dimensions are: of a matrix
+[rows, 3·width] of queries, keys and values side by side, `digit` = width/t divides the heads of all three.
 """
 
 from __future__ import annotations

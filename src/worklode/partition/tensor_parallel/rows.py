@@ -76,7 +76,7 @@ def row_parts(operator: Operator, nest: Nest, cut: Cut, work: Work, *, from_scat
 
 
 def _look_up(work: Work, rows: int) -> RowParts:
-    """Of a loss that looks up one element a row: the look-up, zero where it is elsewhere, on every device; then the sum."""
+    """Of a loss that looks up one element a row: the look-up on every device, zero if it is elsewhere; then the sum."""
     picked = Work(
         simple_ops=2 * rows,  # is it here, else zero
         vector_elements=2 * rows,
