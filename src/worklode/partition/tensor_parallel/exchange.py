@@ -14,7 +14,7 @@ from worklode.graph.operator import Operator
 from worklode.partition.tensor_parallel.builder import ShardBuilder
 from worklode.partition.tensor_parallel.division import Divider
 from worklode.partition.tensor_parallel.holdings import Holdings, merged
-from worklode.partition.tensor_parallel.layout import WHOLE, Cut, Form, Layout, divided, layout_under, locate, up
+from worklode.partition.tensor_parallel.layout import WHOLE, Cut, Form, Layout, divided, layout_under, locate, portion
 from worklode.partition.tensor_parallel.scaled import Growth, scaled_nest, scaled_work
 
 
@@ -80,7 +80,7 @@ def write_exchanged(state: Pass, operator: Operator, loops: OperatorLoops, cut: 
     made = [_result(state, nest, number, tensor, cut) for number, tensor in enumerate(loops.results)]
     layouts = {tensor: layout for tensor, layout in zip(loops.results, made, strict=True) if tensor >= 0}
     growth = _grown(nest, loops, cut, {**{t: layout for t, (_, layout) in held.items()}, **layouts})
-    reads = [(held[a.tensor][0], up(a.bytes * held[a.tensor][1].held)) for a in operator.reads]
+    reads = [(held[a.tensor][0], portion(a.bytes, held[a.tensor][1].held)) for a in operator.reads]
     writes = [holdings.written(access, layouts.get(access.tensor, WHOLE)) for access in operator.writes]
     work = scaled_work(operator.work, nest, cut, growth) if growth is not None else operator.work
     for access, new in zip(operator.writes, builder.add(operator, work, merged(reads, builder), writes), strict=True):

@@ -9,7 +9,7 @@ from worklode.graph.operator import Access, Operator, Phase
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Collective
 from worklode.partition.tensor_parallel.builder import ShardBuilder, Written
-from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Form, Layout, held_bytes, up
+from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Form, Layout, held_bytes, portion
 
 GROUPS: dict[Phase, int] = {
     Phase.FORWARD: 0,
@@ -121,7 +121,7 @@ class Holdings:
         known = self._storages.get(old.storage)
         storage = known[0] if known is not None and known[1].held == layout.held else -1
         return Written(
-            bytes=held_bytes(old.bytes, layout), accessed=up(access.bytes * layout.held), like=old, storage=storage
+            bytes=held_bytes(old.bytes, layout), accessed=portion(access.bytes, layout.held), like=old, storage=storage
         )
 
     def settle(self, tensor: int, new: int, layout: Layout) -> None:

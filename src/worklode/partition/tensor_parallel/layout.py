@@ -82,9 +82,10 @@ def locate(nest: Nest, strides: Sequence[int], layout: Layout, devices: int) -> 
     A loop of stride s and n iterations covers the digits of stride s up to s·n; the digit of stride d and t values is
     among them where s <= d and d·t <= s·n.
     """
+    digit, unit = layout.digit.numerator, layout.digit.denominator  # integers: fractions take ten times as long
     for loop, stride in enumerate(strides):
         size = nest.sizes[loop]
-        if 0 < stride <= layout.digit and size > 1 and layout.digit * devices <= stride * size:
+        if 0 < stride * unit <= digit and size > 1 and digit * devices <= stride * size * unit:
             return Cut(loop, layout.digit / stride, layout.share)
     return None
 
@@ -102,9 +103,9 @@ def layout_under(cut: Cut, strides: Sequence[int]) -> Layout:
 
 def held_bytes(size: int, layout: Layout) -> int:
     """Bytes of a device of a tensor of `size` bytes, rounded up."""
-    return up(size * layout.held)
+    return portion(size, layout.share) if layout.form is Form.DIVIDED else size
 
 
-def up(value: Fraction | int) -> int:
-    """The next whole number."""
-    return -(-value.numerator // value.denominator)
+def portion(count: int, part: Fraction) -> int:
+    """That part of a count, rounded up; without making a fraction of the product, which takes ten times as long."""
+    return -(-count * part.numerator // part.denominator)

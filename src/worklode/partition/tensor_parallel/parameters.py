@@ -15,7 +15,7 @@ from worklode.graph.loops import LoopKind, Nest
 from worklode.graph.operator import OperatorKind, Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.partition.plan import PlanRule, Style, TensorPlan
-from worklode.partition.tensor_parallel.layout import WHOLE, Form, Layout, divided, layout_under, locate, up
+from worklode.partition.tensor_parallel.layout import WHOLE, Form, Layout, divided, layout_under, locate
 
 _STREAMS = (OperatorKind.ELEMENTWISE, OperatorKind.MOVEMENT, OperatorKind.OPTIMIZER)
 
@@ -131,7 +131,7 @@ def _divided_along(
     size, stride = nest.sizes[loop], strides[loop]
     if rule.style is Style.VOCAB and size % devices:
         multiple = plan.vocabulary_multiple * devices
-        rows = up(Fraction(size, multiple)) * multiple
+        rows = -(-size // multiple) * multiple
         found.padded[name] = (size, rows)
         return divided(Fraction(stride * size, devices), Fraction(rows // devices, size))
     if size % (rule.parts * devices):

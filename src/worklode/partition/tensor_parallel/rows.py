@@ -13,7 +13,7 @@ from math import prod
 from worklode.graph.loops import Nest
 from worklode.graph.operator import Operator, OperatorKind, Phase
 from worklode.graph.work import Work
-from worklode.partition.tensor_parallel.layout import Cut, up
+from worklode.partition.tensor_parallel.layout import Cut, portion
 
 STATISTIC_BYTES = 4
 """Bytes of a number of a row: float32, in which softmax kernels keep maxima and sums."""
@@ -60,7 +60,7 @@ def row_parts(operator: Operator, nest: Nest, cut: Cut, work: Work, *, from_scat
         from_scatter: the incoming gradient has one element a row, whose value every device knows.
     """
     rows = prod(nest.sizes) // nest.sizes[cut.loop]
-    elements = up(nest.sizes[cut.loop] * cut.share) * rows
+    elements = portion(nest.sizes[cut.loop], cut.share) * rows
     if operator.kind is OperatorKind.GATHER:
         return _look_up(operator.work, rows)
     made: tuple[tuple[str, Work], ...]

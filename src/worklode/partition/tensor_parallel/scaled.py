@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from worklode.graph.loops import LoopKind, Nest
 from worklode.graph.work import Product, Work
-from worklode.partition.tensor_parallel.layout import Cut, up
+from worklode.partition.tensor_parallel.layout import Cut, portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ def scaled_work(work: Work, nest: Nest, cut: Cut, growth: Growth | None = None) 
     return replace(
         work,
         products=products,
-        simple_ops=up(work.simple_ops * part),
-        special_ops=up(work.special_ops * part),
-        vector_elements=up(work.vector_elements * part),
-        reduction_bytes=up(work.reduction_bytes * cut.share) if kind is LoopKind.ROW else work.reduction_bytes,
-        random_accesses=up(work.random_accesses * part),
+        simple_ops=portion(work.simple_ops, part),
+        special_ops=portion(work.special_ops, part),
+        vector_elements=portion(work.vector_elements, part),
+        reduction_bytes=portion(work.reduction_bytes, cut.share) if kind is LoopKind.ROW else work.reduction_bytes,
+        random_accesses=portion(work.random_accesses, part),
     )
 
 
@@ -59,14 +59,14 @@ def scaled_product(
     """A product with one dimension divided, and perhaps another grown."""
     factors = [_factor(mask, cut, growth) for mask in loops]
     batch, m, n, k = (
-        up(size * factor)
+        portion(size, factor)
         for size, factor in zip((product.batch, product.m, product.n, product.k), factors, strict=True)
     )
 
     def elements(old: int, rows: int, columns: int, was: int) -> int:
         """Distinct elements of an operand; one shared across the batch stays shared."""
         ratio = factors[rows] * factors[columns] * (factors[0] if old > was // max(product.batch, 1) else 1)
-        return up(old * ratio)
+        return portion(old, ratio)
 
     return replace(
         product,
@@ -89,7 +89,7 @@ def _factor(mask: int, cut: Cut, growth: Growth | None) -> Fraction:
 def scaled_nest(nest: Nest, cut: Cut, growth: Growth | None = None) -> Nest:
     """The loops of one device: the sizes, and the strides above the digit that was taken out of the operands."""
     sizes = list(nest.sizes)
-    sizes[cut.loop] = up(sizes[cut.loop] * cut.share)
+    sizes[cut.loop] = portion(sizes[cut.loop], cut.share)
     if growth is not None:
         sizes[growth.loop] *= growth.factor
     count = len(nest.sizes)
@@ -106,7 +106,7 @@ def _scaled_strides(strides: tuple[int, ...], nest: Nest, cut: Cut, growth: Grow
     """Strides of a tensor of a device: those above the divided digit shrink, those above the grown loop grow."""
     own = strides[cut.loop] if strides else 0
     end = own * nest.sizes[cut.loop]
-    found = [up(s * cut.share) if own > 0 and s >= end > 0 else s for s in strides]
+    found = [portion(s, cut.share) if own > 0 and s >= end > 0 else s for s in strides]
     if growth is not None and strides[growth.loop] > 0:
         limit = strides[growth.loop] * nest.sizes[growth.loop]
         found = [s * growth.factor if s >= limit else s for s in found]

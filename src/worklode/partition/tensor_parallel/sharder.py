@@ -16,7 +16,7 @@ from worklode.partition.tensor_parallel.builder import ShardBuilder, Written, st
 from worklode.partition.tensor_parallel.division import Divider
 from worklode.partition.tensor_parallel.exchange import expert_cut, write_exchanged
 from worklode.partition.tensor_parallel.holdings import GROUPS, Holdings, merged, partial_gradients
-from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Cut, Form, Layout, layout_under, locate, up
+from worklode.partition.tensor_parallel.layout import PARTIAL, WHOLE, Cut, Form, Layout, layout_under, locate, portion
 from worklode.partition.tensor_parallel.rows import STATISTIC_BYTES, row_parts
 from worklode.partition.tensor_parallel.scaled import scaled_nest, scaled_work
 
@@ -168,7 +168,7 @@ class Sharder:
             for number, tensor in enumerate(loops.results)
             if tensor >= 0
         }
-        reads = [(needed[a.tensor][0], up(a.bytes * needed[a.tensor][1])) for a in operator.reads]
+        reads = [(needed[a.tensor][0], portion(a.bytes, needed[a.tensor][1])) for a in operator.reads]
         writes = [self.holdings.written(access, results.get(access.tensor, WHOLE)) for access in operator.writes]
         work = _work(operator, nest, cut)
         made = self.builder.add(operator, work, merged(reads, self.builder), writes)
@@ -190,7 +190,7 @@ class Sharder:
         parts = row_parts(
             operator, nest, cut, work, from_scatter=any(tensor in self._scattered for tensor in loops.operands)
         )
-        reads = [(needed[a.tensor][0], up(a.bytes * needed[a.tensor][1])) for a in operator.reads]
+        reads = [(needed[a.tensor][0], portion(a.bytes, needed[a.tensor][1])) for a in operator.reads]
         operands = merged(reads, self.builder)
         size = parts.rows * STATISTIC_BYTES
         numbers: list[tuple[int, int]] = []
@@ -306,18 +306,18 @@ class Sharder:
         for access in operator.reads:
             layout = layouts[access.tensor]
             if layout.form is Form.PARTIAL:
-                reads.append((self.holdings.home(access.tensor)[0], up(access.bytes * part)))
+                reads.append((self.holdings.home(access.tensor)[0], portion(access.bytes, part)))
             else:
                 place = loops.operands.index(access.tensor)
                 wanted = layout_under(cut, nest.operand(place)) if cut is not None else WHOLE
                 new = self.holdings.held(access.tensor, wanted, operator)
-                reads.append((new, up(access.bytes * wanted.held)))
+                reads.append((new, portion(access.bytes, wanted.held)))
         storage = self.builder.storage_of(self.holdings.home(partial[0])[0])
         access = operator.writes[0]
         old = self.graph.tensors[access.tensor]
         size = self.builder.storage_bytes(storage)
         work = scaled_work(operator.work, nest, cut) if cut is not None else operator.work
-        written = Written(bytes=size, accessed=up(access.bytes * part), like=old, storage=storage)
+        written = Written(bytes=size, accessed=portion(access.bytes, part), like=old, storage=storage)
         (made,) = self.builder.add(operator, work, merged(reads, self.builder), [written])
         self.holdings.settle(access.tensor, made, PARTIAL)
 
