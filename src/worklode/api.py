@@ -38,6 +38,10 @@ MemoryRule = Literal["auto", "fit", "ignore"]
 __all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
 
 
+# Share of a time limit that goes to the search, the rest to the proof [1]. Assumption: what both take without a limit.
+SEARCH_SHARE = 0.5
+
+
 def capture(
     workload: str,
     *,
@@ -125,6 +129,8 @@ def mine(
     mode: Mode = "split",
     top_k: int = 10,
     max_time_s: float | None = None,
+    evaluations: int | None = None,
+    workers: int = 2,
     progress: Progress | None = None,
 ) -> MiningResult:
     """Find the accelerators that train the workloads best within a silicon budget.
@@ -143,12 +149,16 @@ def mine(
         technology: file that overlays technology constants.
         mode: see `evaluate`.
         top_k: designs to evaluate in full.
-        max_time_s: stop with the best so far after this long [s].
+        max_time_s: stop with the best so far, and the gap proven so far, after about this long [s].
+        evaluations: designs to schedule after the local search, best bound first, where no bound rules them out; with
+            many the answer is that of an exhaustive search (`result.certificate.complete`).
+        workers: threads that bound designs; the answer does not depend on it.
         progress: told how far the search is.
 
     Raises:
         SpecError: bad input: neither budget nor limits, a limit that is not positive, an unknown name.
     """
+    from worklode.search.certificate import ProofOptions
     from worklode.search.evaluate import Evaluator
     from worklode.search.local import LocalSearchOptions
     from worklode.search.mining import mine as mine_evaluators
@@ -157,8 +167,14 @@ def mine(
     constants = _technology(technology)
     baseline = None if budget is None else _accelerator(budget, "--budget")
     limits = _limits(baseline, area_mm2, tdp_w, constants)
-    if top_k < 1:
-        raise SpecError(Fault(where="top_k", value=str(top_k), problem="at least one design is kept", allowed=">= 1"))
+    least = {"top_k": (top_k, 1), "workers": (workers, 1), "evaluations": (evaluations or 0, 0)}
+    faults = [
+        Fault(where=name, value=str(given), problem="too small a number", allowed=f">= {fewest}")
+        for name, (given, fewest) in least.items()
+        if given < fewest
+    ]
+    if faults:
+        raise SpecError(*faults)
     goal = Objective.parse(objective)
     designs = _space(space, baseline)
     listed = [workloads] if isinstance(workloads, str | TrainingGraph | Evaluator) else list(workloads)
@@ -167,8 +183,12 @@ def mine(
     evaluators = [w if isinstance(w, Evaluator) else Evaluator(_graph(w), constants, mode=mode) for w in listed]
     limits = replace(limits, hbm_bytes=_memory_limit(memory, evaluators, designs, baseline))
     options = LocalSearchOptions(top_k=top_k)
+    proof = ProofOptions(workers=workers)
+    if evaluations is not None:
+        proof = replace(proof, max_evaluations=evaluations)
     if max_time_s is not None:
-        options = replace(options, max_time_s=max_time_s)
+        options = replace(options, max_time_s=SEARCH_SHARE * max_time_s)
+        proof = replace(proof, max_time_s=max_time_s)
     tell = progress or _silent
     return mine_evaluators(
         evaluators,
@@ -179,6 +199,7 @@ def mine(
         baseline=baseline,
         weights=weights,
         options=options,
+        proof=proof,
         progress=lambda done, most: tell("scheduling designs", done, most),
     )
 

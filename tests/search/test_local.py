@@ -17,6 +17,7 @@ from worklode.hardware.design_arrays import SEARCHED_FIELDS
 from worklode.hardware.presets import load_preset
 from worklode.hardware.space import DesignSpace, default_space
 from worklode.hardware.technology import load_technology
+from worklode.search.certificate import ProofOptions
 from worklode.search.evaluate import Evaluator, silicon
 from worklode.search.grid import Grid, moves
 from worklode.search.infeasible import explain_infeasible
@@ -54,9 +55,14 @@ def budget_limits(accelerator: Accelerator, share: float = 1.0) -> Limits:
 
 
 def search(
-    evaluator: Evaluator, space: DesignSpace, limits: Limits, objective: Objective = Objective.THROUGHPUT
+    evaluator: Evaluator,
+    space: DesignSpace,
+    limits: Limits,
+    objective: Objective = Objective.THROUGHPUT,
+    options: LocalSearchOptions | None = None,
 ) -> LocalSearchResult:
-    return LocalSearch([evaluator], [1.0], Grid(space, TECHNOLOGY), limits, objective, LocalSearchOptions()).run()
+    chosen = options or LocalSearchOptions()
+    return LocalSearch([evaluator], [1.0], Grid(space, TECHNOLOGY), limits, objective, chosen).run()
 
 
 def exhaustive(evaluator: Evaluator, space: DesignSpace, limits: Limits, objective: Objective) -> float:
@@ -84,7 +90,7 @@ def test_search_comes_close_to_the_exhaustive_answer(
     evaluator = Evaluator(graph_of(layers, tokens, width), TECHNOLOGY)
     limits = budget_limits(BUDGET, share)
     space = small_space()
-    result = search(evaluator, space, limits, objective)
+    result = search(evaluator, space, limits, objective, LocalSearchOptions(finalists=0))
     best = exhaustive(evaluator, space, limits, objective)
     if not result.candidates:
         assert best == float("inf")
@@ -151,6 +157,7 @@ def test_out_of_time_still_has_the_budget_itself() -> None:
         objective=Objective.THROUGHPUT,
         baseline=BUDGET,
         options=options,
+        proof=ProofOptions(max_time_s=0.0),
     )
     assert result.search.out_of_time
     assert result.best is not None

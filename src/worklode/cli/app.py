@@ -162,6 +162,16 @@ def mine(
     max_time: Annotated[
         str | None, typer.Option("--max-time", help="Stop after this long with the best so far.", show_default=False)
     ] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(
+            "--evaluations",
+            min=0,
+            help="Designs to schedule after the search, where no bound rules them out.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that bound designs.")] = 2,
     batch: options.Batch = None,
     seq_len: options.SeqLen = None,
     optimizer: options.Optimizer = None,
@@ -201,6 +211,8 @@ def mine(
         top_k=top_k,
         space=space,
         max_time=max_time,
+        evaluations=evaluations,
+        workers=workers,
         mode=mode,
         technology=technology,
         out=out,

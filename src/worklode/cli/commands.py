@@ -58,6 +58,8 @@ class MineRequest:
     top_k: int
     space: Path | None
     max_time: str | None
+    evaluations: int | None
+    workers: int
     mode: ModeName
     technology: Path | None
     out: Path | None
@@ -201,6 +203,8 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
             technology=constants,
             top_k=request.top_k,
             max_time_s=max_time_s,
+            evaluations=request.evaluations,
+            workers=request.workers,
             progress=progress,
         )
     document = result.to_dict()
@@ -288,6 +292,7 @@ def _write_mining(
             "memory": request.memory,
             "top_k": request.top_k,
             "max_time": request.max_time,
+            "evaluations": request.evaluations,
             "technology": request.technology,
             "space": asdict(space),
         },
@@ -326,5 +331,5 @@ def _workload_config(name: str, evaluator: Evaluator) -> dict[str, Any]:
 def _trace(evaluator: Evaluator, accelerator: Accelerator) -> str:
     from worklode.report.trace import trace_text
 
-    step = evaluator.step(accelerator, segments=True)
+    step = evaluator.reported_step(accelerator)
     return trace_text(evaluator.fused, step.problem, step.schedule)

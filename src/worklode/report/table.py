@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from worklode.report.quantity import MISSING, area, bandwidth, count, percent, plain, power, ratio, seconds, si, size
@@ -329,13 +330,30 @@ def _search(document: Document) -> Iterator[RenderableType]:
     if not search:
         return
     done = [f"{count(search['evaluated'])} scheduled"]
-    if search.get("estimated"):
-        done.insert(0, f"{count(search['estimated'])} estimated")
+    if search.get("within_limits") is not None:
+        done.insert(0, f"{count(search['within_limits'])} of them within the limits")
     if search.get("pruned"):
         done.append(f"{count(search['pruned'])} ruled out by bounds")
-    stopped = " The time was used up: a longer search may find better." if search.get("out_of_time") else ""
+    if search.get("undecided"):
+        done.append(f"{count(search['undecided'])} neither")
+    stopped = ""
+    if search.get("interrupted"):
+        stopped = " Interrupted: a longer search may find better and proves more."
+    elif search.get("out_of_time"):
+        stopped = " The time was used up: a longer search may find better and proves more."
     took = seconds(search["wall_time_s"])
     yield Text(f"\nSearched {count(search['space_size'])} designs: {', '.join(done)}, in {took}.{stopped}")
+    if document.get("optimality_gap") is not None:
+        yield Text(f"Proven: {_proven(document)}")
+
+
+def _proven(document: Document) -> str:
+    """What the gap means, in a sentence."""
+    gap, complete = document["optimality_gap"], document["search"].get("undecided") == 0
+    sentence = f"no design of the space, however scheduled, is better by more than {percent(gap)}"
+    if complete:
+        return sentence + "; with this scheduler none is better at all."
+    return sentence + "."
 
 
 # How the limits of a budget are called and written.
@@ -346,10 +364,15 @@ def _infeasible(document: Document) -> Iterator[RenderableType]:
     from rich.text import Text
 
     yield Text("No design of the space keeps the limits. Any of these changes lets one:", style="bold red")
-    for reason in document.get("infeasible", ()):
-        name, write = _LIMITS[reason["constraint"]]
-        needed = f"{name}: at least {write(reason['demand'])} needed, the limit is {write(reason['limit'])}"
-        yield Text(f"  {needed}: {reason['remedy']}")
+    # Limits of one way out change together and share its remedy.
+    for _, way in groupby(document.get("infeasible", ()), key=lambda reason: reason.get("way", reason["constraint"])):
+        entries = list(way)
+        needed = "; ".join(
+            f"{_LIMITS[entry['constraint']][0]}: at least {_LIMITS[entry['constraint']][1](entry['demand'])} needed, "
+            f"the limit is {_LIMITS[entry['constraint']][1](entry['limit'])}"
+            for entry in entries
+        )
+        yield Text(f"  {needed}: {entries[0]['remedy']}")
     yield from _search(document)
     yield from _notes(document)
 

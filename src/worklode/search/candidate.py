@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.hardware.accelerator import Accelerator
+from worklode.schedule.list_scheduler import Effort
 from worklode.search.evaluate import Evaluator, Figures
 from worklode.search.objective import Objective
 
@@ -21,12 +22,14 @@ class Candidate:
         figure: weighted geometric mean of the objective over the workloads; smaller is better.
         figures: one for each workload.
         origin: how the search came to it: `budget`, `shape`, `climb`, `bound`, `exhaustive`.
+        effort: of its schedules (`schedule.list_scheduler.schedule`).
     """
 
     accelerator: Accelerator
     figure: float
     figures: tuple[Figures, ...]
     origin: str
+    effort: Effort = "quick"
 
     def order(self) -> tuple[float, ...]:
         """Best figure first; among equals less area, less power, then the smaller numbers."""
@@ -41,10 +44,12 @@ def scheduled_candidate(
     objective: Objective,
     accelerator: Accelerator,
     origin: str,
+    *,
+    effort: Effort = "quick",
 ) -> Candidate:
     """A design scheduled on every workload; `weights` add up to 1."""
-    figures = tuple(evaluator.figures(accelerator) for evaluator in evaluators)
+    figures = tuple(evaluator.figures(accelerator, effort=effort) for evaluator in evaluators)
     values = [objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
     # A mean of one is that one, without the rounding of logarithms.
     mean = values[0] if len(values) == 1 else float(np.exp(np.dot(weights, np.log(values))))
-    return Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin)
+    return Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin, effort=effort)

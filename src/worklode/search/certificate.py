@@ -24,6 +24,10 @@ from worklode.search.objective import Limits
 
 Progress = Callable[[int, int], None]
 
+# A design whose quick schedule is this much [1] above the best figure is scheduled thoroughly before it is given up:
+# what thorough schedules gain (docs/models/schedule.md).
+PROMISING = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofOptions:
@@ -145,6 +149,8 @@ class _Proof:
         self.guides = 0
         self.guide_of_best: tuple[Guide, ...] = ()
         self.interrupted = False
+        # Where the search compares quick schedules only, so does the proof: then pruning equals exhaustive search.
+        self.refines = self.best.effort == "thorough"
 
     def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
         """Do it."""
@@ -257,6 +263,8 @@ class _Proof:
         candidate = self.search.schedule(self.grid.accelerator(point_of(self.points[index])), "bound")
         self.seen[index] = True
         self.scheduled += 1
+        if self.refines and candidate.figure < self.best.figure * (1.0 + PROMISING):
+            candidate = self.search.refine(candidate)
         if self.search.legal(candidate) and candidate.order() < self.best.order():
             self.best = candidate
 

@@ -21,7 +21,7 @@ from worklode.hardware.power import tdp_w
 from worklode.hardware.technology import Technology
 from worklode.schedule.analysis import Resource, ScheduleAnalysis, analyze
 from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, lower_bounds
-from worklode.schedule.list_scheduler import schedule
+from worklode.schedule.list_scheduler import Effort, schedule
 from worklode.schedule.prices import ROUNDS
 from worklode.schedule.problem import Schedule, ScheduleProblem
 from worklode.schedule.verify import verify
@@ -37,6 +37,8 @@ from worklode.search.evaluation import (
 
 Mode = Literal["split", "one-core"]
 
+# Thorough schedules that are kept [count]: those of a result's designs, which are first compared and then reported.
+MOST_REPORTED = 64
 # Rounding of sums of thousands of operators [1]: a utilisation above 1 by more is a defect.
 UTILIZATION_TOLERANCE = 1e-6
 
@@ -93,20 +95,31 @@ class Evaluator:
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
         self.model = CostModel(self.arrays.items, mode=mode)
         self.matrix_macs = graph.matrix_flops() / 2
+        self._reported: dict[Accelerator, ScheduledStep] = {}
 
-    def step(self, accelerator: Accelerator, *, segments: bool = False) -> ScheduledStep:
-        """Cost and schedule the step on a design."""
+    def step(self, accelerator: Accelerator, *, segments: bool = False, effort: Effort = "quick") -> ScheduledStep:
+        """Cost and schedule the step on a design; see `schedule.list_scheduler.schedule`."""
         costs = self.model.on(accelerator)
         problem = self._problem(costs, accelerator)
-        return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments))
+        return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
 
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
         return self._problem(self.model.on(accelerator), accelerator)
 
-    def figures(self, accelerator: Accelerator) -> Figures:
+    def reported_step(self, accelerator: Accelerator) -> ScheduledStep:
+        """The step as it is reported of a design, with segments; the last few are kept."""
+        known = self._reported.get(accelerator)
+        if known is None:
+            known = self.step(accelerator, segments=True, effort="thorough")
+            if len(self._reported) >= MOST_REPORTED:
+                self._reported.pop(next(iter(self._reported)))
+            self._reported[accelerator] = known
+        return known
+
+    def figures(self, accelerator: Accelerator, *, effort: Effort = "quick") -> Figures:
         """The figures a search needs, without verification."""
-        step = self.step(accelerator)
+        step = self.reported_step(accelerator) if effort == "thorough" else self.step(accelerator)
         found = silicon(accelerator, self.technology)
         return Figures(
             time_s=step.schedule.makespan_s,
@@ -129,6 +142,11 @@ class Evaluator:
         step = self.step(accelerator)
         return self._bound_by(step, analyze(step.problem, step.schedule), accelerator)
 
+    def reported_bound_by(self, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
+        """`Evaluation.bound_by` of a design."""
+        step = self.reported_step(accelerator)
+        return self._bound_by(step, analyze(step.problem, step.schedule), accelerator)
+
     def evaluate(self, accelerator: Accelerator, *, guided_by: Guide | None = None) -> Evaluation:
         """Everything about a design on this workload; the schedule is verified.
 
@@ -139,7 +157,7 @@ class Evaluator:
         Raises:
             InternalError: a schedule or figure that cannot be.
         """
-        step = self.step(accelerator, segments=True)
+        step = self.reported_step(accelerator)
         verify(step.problem, step.schedule)
         rounds = ROUNDS if guided_by is None else GUIDED_ROUNDS
         bounds = lower_bounds(step.problem, guided_by=guided_by, rounds=rounds)

@@ -20,10 +20,10 @@ from worklode.schedule.exact import PROVEN_GAP, choose_exactly
 from worklode.schedule.exact_model import Variant
 from worklode.schedule.problem import Schedule, ScheduleProblem
 from worklode.schedule.verify import verify
+from worklode.search.candidate import Candidate
 from worklode.search.evaluate import Evaluator, Figures, ScheduledStep, silicon
 from worklode.search.evaluation import Silicon, accelerator_dict
 from worklode.search.infeasible import Infeasible, explain_infeasible
-from worklode.search.candidate import Candidate
 from worklode.search.objective import Limits, Objective
 
 WHERE = "exact search"

@@ -123,7 +123,7 @@ def explain_energy(evaluator: Evaluator, accelerator: Accelerator, sources: Mapp
     def events(design: Accelerator, constants: Technology) -> Parts:
         return _floats(energy_constants(design, constants))
 
-    counts = evaluator.event_counts(evaluator.step(accelerator))
+    counts = evaluator.event_counts(evaluator.reported_step(accelerator))
     each = events(accelerator, evaluator.technology)
     leaves = _dependences(events, accelerator, evaluator.technology, sources)
     total = sum(count * each[event] for _, count, event in counts)
@@ -148,11 +148,13 @@ def explain_energy(evaluator: Evaluator, accelerator: Accelerator, sources: Mapp
 
 def explain_time(evaluator: Evaluator, accelerator: Accelerator, sources: Mapping[str, str]) -> Node:
     """Tree of the iteration time: what it is bound by, its longest operators, and the fields it depends on."""
-    step = evaluator.step(accelerator)
+    step = evaluator.reported_step(accelerator)
     total = step.schedule.makespan_s
+    # How time changes is told by quick schedules, of this design as of the changed ones.
+    quick_s = evaluator.step(accelerator).schedule.makespan_s
     by_resource = tuple(
         Node(name=name, value=share * total, unit="s", share=share, how="links of the chain that it bounds")
-        for name, share in evaluator.bound_by(accelerator)
+        for name, share in evaluator.reported_bound_by(accelerator)
         if share > 0
     )
     fields_of_time = ("clock_hz", "clock_share", "hbm_stack_bytes_per_s", "hbm_share", "operator_start_s")
@@ -162,7 +164,7 @@ def explain_time(evaluator: Evaluator, accelerator: Accelerator, sources: Mappin
         if not value:
             continue
         raised = evaluator.step(replace(accelerator, **{name: value * (1 + SCHEDULE_RISE)})).schedule.makespan_s
-        elasticity = (raised / total - 1) / SCHEDULE_RISE
+        elasticity = (raised / quick_s - 1) / SCHEDULE_RISE
         changed.append(_field(name, value, elasticity, sources))
     chain = analyze(step.problem, step.schedule).chain
     spent: dict[int, tuple[float, int]] = {}

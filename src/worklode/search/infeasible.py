@@ -1,4 +1,4 @@
-"""Why no design of a space keeps the limits, and the cheapest changes that would let one. Method: docs/models/exact.md."""
+"""Why no design of a space keeps the limits, and the cheapest changes that would let one. See docs/models/exact.md."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ class _Slab:
         power = np.broadcast_to(np.asarray(tdp_parts(mesh, technology).total, np.float64), space.shape)
         capacity = np.broadcast_to(mesh.hbm_stacks * float(space.hbm_stack_bytes), space.shape)
         excess = (
-            np.maximum(area / limits.area_mm2 - 1.0, 0.0),
-            np.maximum(power / limits.tdp_w - 1.0, 0.0),
-            np.maximum(limits.hbm_bytes / capacity - 1.0, 0.0),
+            _excess(area, np.float64(limits.area_mm2)),
+            _excess(power, np.float64(limits.tdp_w)),
+            _excess(np.float64(limits.hbm_bytes), capacity),
         )
         return cls(space=space, figures=(area, power, capacity), excess=excess)
 
@@ -142,6 +142,15 @@ class _Slab:
             return None
         values = tuple(getattr(self.space, name)[index] for name, index in zip(SEARCHED_FIELDS, place, strict=True))
         return _Way(float(cost[place]), values, *(float(figure[place]) for figure in self.figures))
+
+
+def _excess(
+    demand: np.float64 | np.ndarray[Any, np.dtype[np.float64]],
+    limit: np.float64 | np.ndarray[Any, np.dtype[np.float64]],
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """By which share a demand is above a limit [1]; 0 only where it is not."""
+    least = np.finfo(np.float64).eps
+    return np.where(demand > limit, np.maximum(demand / limit - 1.0, least), 0.0)
 
 
 def _subsets() -> Iterator[tuple[str, ...]]:
@@ -199,8 +208,8 @@ def _remedy(changes: dict[str, tuple[float, float]], design: Accelerator) -> str
     if "hbm_bytes" in changes:
         demand, limit = changes["hbm_bytes"]
         smaller = (
-            f"make the step need {1.0 - limit / demand:.2g} of its memory less, {limit / 2**30:.4g} GiB: a smaller batch, "
-            "recomputation, or a space with more HBM"
+            f"save {100 * (1.0 - limit / demand):.2g} % of the step's memory, to {limit / 2**30:.4g} GiB (a smaller batch, "
+            "recomputation), or search a space with more HBM"
         )
         sentence = f"{sentence}, and {smaller}" if sentence else smaller
     return f"{sentence}; then {_size(design)} keeps the limits"

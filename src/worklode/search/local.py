@@ -51,6 +51,7 @@ class LocalSearchOptions:
         climbs: best of them to climb from.
         width: designs scheduled for one step of a climb.
         max_evaluations: designs to schedule in all.
+        finalists: best designs to schedule thoroughly in the end, at least `top_k` where that is more; 0 for none.
         max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
     """
 
@@ -59,6 +60,7 @@ class LocalSearchOptions:
     climbs: int = 12
     width: int = 16
     max_evaluations: int = 800
+    finalists: int = 10
     max_time_s: float = float("inf")
 
 
@@ -117,6 +119,7 @@ class LocalSearch:
                 scheduled.append((candidate.figure, point))
         for _, point in sorted(scheduled)[: self.options.climbs]:
             self._climb(point)
+        self.refine_best(self.options.finalists)
         self.stopped_by_time = self._out_of_time()
         return self.result()
 
@@ -252,6 +255,22 @@ class LocalSearch:
         self.seen[accelerator] = candidate
         self.progress(len(self.seen), self.options.max_evaluations)
         return candidate
+
+    def refine(self, candidate: Candidate) -> Candidate:
+        """Schedule a candidate thoroughly."""
+        if candidate.effort == "quick":
+            parts = (self.evaluators, self.weights, self.objective, candidate.accelerator, candidate.origin)
+            candidate = scheduled_candidate(*parts, effort="thorough")
+            self.seen[candidate.accelerator] = candidate
+        return candidate
+
+    def refine_best(self, count: int) -> None:
+        """Schedule thoroughly until the `count` best all are."""
+        while not self._out_of_time():
+            quick = [candidate for candidate in self.candidates()[:count] if candidate.effort == "quick"]
+            if not quick:
+                return
+            self.refine(quick[0])
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What was scheduled and keeps the limits, best first."""

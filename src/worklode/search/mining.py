@@ -185,7 +185,10 @@ def mine(
     how = proof or ProofOptions()
     if interrupted:
         how = replace(how, guides=1, sharpened=0, max_evaluations=0)
+    # Whatever is reported is scheduled thoroughly; the proof may have found designs that belong to the best.
     certificate, guides = prove(search, how, seeds=seeds) if search.candidates() else (None, None)
+    if chosen.finalists and not interrupted:
+        search.refine_best(chosen.top_k)
     result = search.result()
     if certificate is not None:
         interrupted = interrupted or certificate.interrupted
@@ -197,7 +200,7 @@ def mine(
         limits=limits,
         workloads=tuple(evaluator.summary.name for evaluator in evaluators),
         top_k=tuple(_design(candidate, evaluators, guides) for candidate in best),
-        budget_baseline=None if baseline is None else _design(search.seen[baseline], evaluators, guides),
+        budget_baseline=None if baseline is None else _design(search.refine(search.seen[baseline]), evaluators, guides),
         infeasible=reasons,
         search=result,
         certificate=certificate,
@@ -246,6 +249,7 @@ def _row(rank: int, candidate: Candidate) -> dict[str, Any]:
         "tdp_w": figures[0].tdp_w,
         "objective_value": candidate.figure,
         "origin": candidate.origin,
+        "schedule": candidate.effort,
     }
     for index, found in enumerate(figures):
         suffix = "" if len(figures) == 1 else f"_{index}"

@@ -94,7 +94,7 @@ def objective_draws(
     energies = event_energies(accelerator, drawn)
     logarithm = np.zeros(draws)
     for evaluator, share in zip(evaluators, parts / parts.sum(), strict=True):
-        step = evaluator.step(accelerator)
+        step = evaluator.reported_step(accelerator)
         times = time_draws(evaluator, accelerator)
         time = np.full(draws, step.schedule.makespan_s) if times is None else np.resize(times, draws)
         energy = np.zeros(draws)

@@ -85,7 +85,7 @@ def uncertainty(evaluator: Evaluator, accelerator: Accelerator, draws: int = DRA
     """
     drawn = drawn_technology(evaluator.technology, draws)
     area, power = silicon_draws(accelerator, drawn, draws)
-    step = evaluator.step(accelerator)
+    step = evaluator.reported_step(accelerator)
     energies = event_energies(accelerator, drawn)
     energy = np.zeros(draws)
     for _, count, event in evaluator.event_counts(step):
@@ -118,12 +118,15 @@ def time_draws(evaluator: Evaluator, accelerator: Accelerator, draws: int = SCHE
         for index, (name, half) in enumerate(EFFICIENCY_RANGES.items())
     }
     times = np.empty(draws)
+    # Drawn designs are scheduled quickly, and their times scaled as the thorough schedule of the design itself is.
+    quick_s = evaluator.step(accelerator).schedule.makespan_s
+    scale = evaluator.reported_step(accelerator).schedule.makespan_s / quick_s
     for index in range(draws):
         changes: dict[str, Any] = {}
         for name in fitted:
             most = 1.0 if name.endswith("_share") else np.inf
             changes[name] = min(most, getattr(accelerator, name) * float(factors[name][index]))
-        times[index] = evaluator.step(replace(accelerator, **changes)).schedule.makespan_s
+        times[index] = scale * evaluator.step(replace(accelerator, **changes)).schedule.makespan_s
     return times
 
 

@@ -1,0 +1,156 @@
+"""How far from optimal mined designs can be: docs/optimality.md.
+
+    python benchmarks/optimality.py                           all models, objectives and budgets, to the terminal
+    python benchmarks/optimality.py --write docs/optimality.md
+    python benchmarks/optimality.py MODEL... --budget tpuv2 --objective throughput
+
+Every line is one `mine` of a captured workload in a process that has its kernels compiled; the wall time is that of the
+search and the proof, and does not include capture. Memory is the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BUDGETS = ("tpuv2", "tpuv3", "a100-80gb")
+OBJECTIVES = ("throughput", "throughput/tdp")
+MEAN_GAP, WORST_GAP, MEAN_TIME_S, MOST_MEMORY = 0.01, 0.03, 2.0, 2 * 2**30
+
+HEAD = """# How far from optimal
+
+Written by `python benchmarks/optimality.py --write docs/optimality.md`; do not edit.
+
+For every model, objective and budget: *gap* is how far the mined design can be from the best one of the whole space,
+however any design is scheduled (figure over bound, less 1; [method](models/bounds.md)). *own* is the part of it that
+the mined design's own schedule leaves: its figure over its own lower bound, less 1. What is between the two is
+configuration. *scheduled* is the share of the designs within the limits that were scheduled, *left* how many were
+neither scheduled nor ruled out. *gain* is over the budget's own design.
+
+Time is that of search and proof together on {cores} cores, shared with other work while this was measured; *mine* includes the
+evaluation of the ten best designs. Default space: {space}.
+"""
+
+
+def mined(model: str, graph: Any, budget: str, objective: str) -> dict[str, Any]:
+    """One row."""
+    import worklode
+
+    started = time.perf_counter()
+    result = worklode.mine(graph, budget=budget, objective=objective)
+    took = time.perf_counter() - started
+    document = result.to_dict()
+    best, search = document["best"], document["search"]
+    power = best["accelerator"]["tdp_w"] if objective == "throughput/tdp" else 1.0
+    return {
+        "model": model,
+        "budget": budget,
+        "objective": objective,
+        "gap": document["optimality_gap"],
+        "own": best["objective_value"] / (best["lower_bound_s"] * power) - 1.0,
+        "gain": document["improvement"],
+        "search_s": search["wall_time_s"],
+        "mine_s": took,
+        "scheduled": search["evaluated"] / search["within_limits"],
+        "within": search["within_limits"],
+        "space": search["space_size"],
+        "left": search["undecided"],
+    }
+
+
+def rows_of(models: Sequence[str], budgets: Sequence[str], objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """All rows; every model is captured once, and mined once before it is timed."""
+    import worklode
+
+    found = []
+    for model in models:
+        graph = worklode.capture(model)
+        worklode.mine(graph, budget=budgets[0], top_k=1)
+        for budget in budgets:
+            for objective in objectives:
+                row = mined(model, graph, budget, objective)
+                found.append(row)
+                sys.stderr.write(f"{line(row)}\n")
+    return found
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    return (
+        f"| {row['model']} | {row['budget']} | {row['objective']} | {row['gap']:.1%} | {max(row['own'], 0.0):.1%} |"
+        f" {row['gain']:.2f} | {row['search_s']:.1f} | {row['mine_s']:.1f} | {row['scheduled']:.2%} | {row['left']} |"
+    )
+
+
+def peak_memory(model: str, budget: str) -> int:
+    """Peak memory [bytes] of a process that captures and mines a model."""
+    program = (
+        "import json, resource, worklode;"
+        f"graph = worklode.capture({model!r});"
+        f"worklode.mine(graph, budget={budget!r});"
+        "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def page(rows: Sequence[dict[str, Any]], memory: dict[str, int]) -> str:
+    """The page."""
+    import os
+
+    spaces = sorted({(row["budget"], row["space"]) for row in rows})
+    text = HEAD.format(
+        cores=os.cpu_count(), space=", ".join(f"{size:,} designs ({name})".replace(",", " ") for name, size in spaces)
+    )
+    out = [text, "## Summary", "", "| budget | objective | n | gap, mean | gap, worst | own, mean | search, mean |"]
+    out.append("|---|---|---|---|---|---|---|")
+    groups = [(b, o) for b in dict.fromkeys(r["budget"] for r in rows) for o in dict.fromkeys(r["objective"] for r in rows)]
+    for budget, objective in [*groups, (None, None)]:
+        chosen = [r for r in rows if budget in {None, r["budget"]} and objective in {None, r["objective"]}]
+        gaps, own = [r["gap"] for r in chosen], [max(r["own"], 0.0) for r in chosen]
+        times = [r["search_s"] for r in chosen]
+        name = f"{budget} | {objective}" if budget else "all | all"
+        out.append(
+            f"| {name} | {len(chosen)} | {sum(gaps) / len(gaps):.1%} | {max(gaps):.1%} | {sum(own) / len(own):.1%} |"
+            f" {sum(times) / len(times):.1f} s |"
+        )
+    gaps, times = [r["gap"] for r in rows], [r["search_s"] for r in rows]
+    out += ["", f"Targets: gap at most {MEAN_GAP:.0%} in the mean and {WORST_GAP:.0%} at worst, {MEAN_TIME_S:.0f} s in the mean,"]
+    most = max(memory.values(), default=0)
+    out.append(
+        f"2 GB of memory. Reached: {sum(gaps) / len(gaps):.1%} and {max(gaps):.1%}, {sum(times) / len(times):.1f} s,"
+        f" {most / 2**30:.2f} GiB ({', '.join(f'{name} {used / 2**30:.2f}' for name, used in memory.items())} GiB)."
+    )
+    out += ["", "## All", "", "| model | budget | objective | gap | own | gain | search [s] | mine [s] | scheduled | left |"]
+    out.append("|---|---|---|---|---|---|---|---|---|---|")
+    return "\n".join([*out, *map(line, rows), ""])
+
+
+def main() -> None:
+    """Measure and print or write."""
+    from worklode.frontend.zoo import model_names
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--budget", action="append")
+    parser.add_argument("--objective", action="append")
+    parser.add_argument("--write", type=Path)
+    given = parser.parse_args()
+    models = given.models or list(model_names())
+    rows = rows_of(models, given.budget or BUDGETS, given.objective or OBJECTIVES)
+    largest = [name for name in ("gpt3-175b", "gnmt", "sd-unet") if name in models]
+    text = page(rows, {name: peak_memory(name, "a100-80gb") for name in largest} if given.write else {})
+    if given.write:
+        given.write.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
