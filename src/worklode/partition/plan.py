@@ -66,10 +66,12 @@ class TensorPlan:
         name: what it is called in messages.
         rules: the rules.
         vocabulary_multiple: rows of a device are padded to a multiple of this where devices do not divide a vocabulary.
+        covers_variants: it may name parameters that a model has not (a head that is tied to the embedding).
     """
 
     name: str
     rules: tuple[PlanRule, ...]
+    covers_variants: bool = False
     vocabulary_multiple: int = VOCABULARY_MULTIPLE
 
     @cached_property
@@ -118,7 +120,8 @@ _BERT = {
     "embedding.token": "vocab",
     "masked_token_head.decoder": "vocab",
 }
-_GPT = {**_layer(_ATTENTION | _FUSED_ATTENTION, _FEED_FORWARD), "token_embedding": "vocab", "head": "vocab"}
+_GPT = {**_layer(_FUSED_ATTENTION, _FEED_FORWARD), "token_embedding": "vocab"}  # the head is tied
+_OPT = {**_layer(_ATTENTION, _FEED_FORWARD), "token_embedding": "vocab"}
 _LLAMA = {**_layer(_ATTENTION, _GATED), "token_embedding": "vocab", "head": "vocab"}
 _MIXTRAL = {
     **_layer(_ATTENTION, {f"experts.{name}": style for name, style in _GATED.items()}),
@@ -130,14 +133,13 @@ _T5 = {
     **{f"layers.*.cross_attention.{name}": style for name, style in _ATTENTION.items()},
     "relative_bias.bias": "colwise",
     "token_embedding": "vocab",
-    "head": "vocab",
 }
 _VIT = _layer(_FUSED_ATTENTION, _FEED_FORWARD)
 
 _BUILT_IN: dict[str, Mapping[str, str]] = {
     "bert-base": _BERT,
     "bert-large": _BERT,
-    "opt-1.3b": _GPT,
+    "opt-1.3b": _OPT,
     "gpt2-xl": _GPT,
     "gpt3-175b": _GPT,
     "vit-l16": _VIT,
@@ -328,4 +330,4 @@ def plan_from_hugging_face(tp_plan: Mapping[str, str], *, name: str = "tp_plan")
     for pattern, style in tp_plan.items():
         found, parts = _HUGGING_FACE[style]
         rules.append(PlanRule(pattern=pattern, style=found, parts=parts))
-    return _checked(TensorPlan(name=name, rules=tuple(rules)))
+    return _checked(TensorPlan(name=name, rules=tuple(rules), covers_variants=True))

@@ -123,7 +123,7 @@ def _without_repeats(faults: list[Fault]) -> tuple[Fault, ...]:
 
 def _unmatched(plan: TensorPlan, parameters: ParameterLayouts) -> list[Fault]:
     """Rules without a parameter: a mistyped path, unless the plan covers variants of a model and others fit."""
-    if len(parameters.unmatched) < len(plan.rules):
+    if plan.covers_variants and len(parameters.unmatched) < len(plan.rules):
         return []
     return [
         Fault(where=plan.name, path=rule.pattern, problem="names no parameter", allowed="a path of the model")

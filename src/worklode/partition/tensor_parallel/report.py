@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from worklode.graph.fusion.facts import DTYPE_BYTES
 from worklode.graph.operator import OperatorKind, Phase, Tensor, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Collective
 from worklode.partition.plan import TensorPlan
 from worklode.partition.tensor_parallel.parameters import ParameterLayouts
-
-_DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8, "complex128": 16}
-"""Bytes of an element of the types parameters have; 1 for the 8-bit types."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,4 +141,4 @@ def parameter_elements(tensors: Iterable[Tensor], graph: TrainingGraph) -> tuple
 
 
 def _elements(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.bytes // _DTYPE_BYTES.get(tensor.dtype, 1) for tensor in tensors)
+    return sum(tensor.bytes // DTYPE_BYTES.get(tensor.dtype, 1) for tensor in tensors)

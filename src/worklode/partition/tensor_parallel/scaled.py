@@ -40,8 +40,10 @@ def scaled_work(work: Work, nest: Nest, cut: Cut, growth: Growth | None = None) 
         scaled_product(product, nest.product(place), nest, cut, growth) for place, product in enumerate(work.products)
     )
     kind = nest.kinds[cut.loop]
-    # A look-up is done for every place: what is found on another device counts as zero.
-    part = Fraction(1) if kind is LoopKind.LOOKUP or growth is not None else cut.share
+    # A look-up is done for every place: what is found on another device counts as zero. The epilogue of a product (a
+    # bias) is work on its results, whether or not the reduction is divided.
+    stays = kind is LoopKind.LOOKUP or growth is not None or (products and not _is_in_results(nest, cut.loop))
+    part = Fraction(1) if stays else cut.share
     return replace(
         work,
         products=products,
@@ -78,6 +80,10 @@ def scaled_product(
         b_elements=elements(product.b_elements, 3, 2, product.batch * product.k * product.n),
         c_elements=elements(product.c_elements, 1, 2, product.batch * product.m * product.n),
     )
+
+
+def _is_in_results(nest: Nest, loop: int) -> bool:
+    return any(stride > 0 for stride in nest.results[loop :: len(nest.sizes)])
 
 
 def _factor(mask: int, cut: Cut, growth: Growth | None) -> Fraction:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 from worklode.errors import Fault
+from worklode.graph.fusion.facts import DTYPE_BYTES
 from worklode.graph.loops import LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Phase, TensorRole
 from worklode.graph.training_graph import TrainingGraph
 from worklode.partition.tensor_parallel.layout import Form, Layout, divided, layout_under, locate
-
-_ELEMENT_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
-"""Bytes of an element of the types inputs have; 1 for the 8-bit types."""
 
 
 def sequence_layouts(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[int, Layout]:
@@ -62,7 +60,7 @@ def _of_inputs(graph: TrainingGraph, devices: int, faults: list[Fault]) -> dict[
     for index, tensor in enumerate(graph.tensors):
         if tensor.role is not TensorRole.INPUT or tensor.producer != -1:
             continue
-        elements = tensor.bytes // _ELEMENT_BYTES.get(tensor.dtype, 1)
+        elements = tensor.bytes // DTYPE_BYTES.get(tensor.dtype, 1)
         is_token = tensor.dtype in {"int64", "int32"}
         length = elements // batch if is_token else tokens or _second_dimension(graph, index)
         if length <= 1 or elements % (batch * length):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 
+from worklode.graph.fusion.facts import DTYPE_BYTES
 from worklode.graph.loops import UNTOUCHED, LoopKind, Nest, OperatorLoops
 from worklode.graph.operator import Operator, OperatorKind, Phase
 from worklode.graph.training_graph import TrainingGraph
@@ -170,7 +171,7 @@ class Sharder:
         }
         reads = [(needed[a.tensor][0], portion(a.bytes, needed[a.tensor][1])) for a in operator.reads]
         writes = [self.holdings.written(access, results.get(access.tensor, WHOLE)) for access in operator.writes]
-        work = _work(operator, nest, cut)
+        work = self._streaming(operator, _work(operator, nest, cut), reads, writes)
         made = self.builder.add(operator, work, merged(reads, self.builder), writes)
         for access, new in zip(operator.writes, made, strict=True):
             self.holdings.settle(access.tensor, new, results.get(access.tensor, WHOLE))
@@ -183,6 +184,23 @@ class Sharder:
             operands=tuple([needed[t][0] if t in needed else -1 for t in loops.operands]),
             results=tuple([self.holdings.home(t)[0] if t >= 0 else -1 for t in loops.results]),
         )
+
+    def _streaming(
+        self, operator: Operator, work: Work, reads: Sequence[tuple[int, int]], writes: Sequence[Written]
+    ) -> Work:
+        """The work with the elements that stream through the lanes: less by what less is read and written.
+
+        Operands that a loop leaves out (ids of a table divided by columns, a bias of divided rows) stream whole.
+        """
+        if work.products or not work.vector_elements:
+            return work
+        less = 0
+        for old, new in (
+            *zip(operator.reads, (size for _, size in reads), strict=True),
+            *zip(operator.writes, (written.accessed for written in writes), strict=True),
+        ):
+            less += (old.bytes - new) // DTYPE_BYTES.get(self.graph.tensors[old.tensor].dtype, 1)
+        return replace(work, vector_elements=operator.work.vector_elements - less)
 
     def _rows(self, operator: Operator, loops: OperatorLoops, nest: Nest, cut: Cut, needed: Needed) -> None:
         """An operator whose rows are divided: local parts, each followed by the all-reduce of its number a row."""
