@@ -520,6 +520,78 @@ def _gather(call: Call) -> _Draft | None:
     return draft
 
 
+def _index(call: Call) -> _Draft | None:
+    """`index(x, [..., ids, ...])` with one tensor of ids: where its dimension was are those of the ids."""
+    found = _one_index(call)
+    if found is None:
+        return None
+    dim, ids = found
+    x, result = _meta(call, 0), call.outputs[0]
+    draft = _Draft()
+    loops = draft.loops(result.shape)
+    chosen = draft.loop(x.shape[dim], LOOKUP)
+    rest = [*loops[:dim], chosen, *loops[dim + len(ids.shape) :]]
+    draft.operands[0] = dict(zip(rest, x.strides, strict=True))
+    draft.operands[1] = dict(zip(loops[dim : dim + len(ids.shape)], ids.strides, strict=True))
+    draft.results[0] = dict(zip(loops, result.strides, strict=True))
+    draft.linear = [[0]]
+    return draft
+
+
+def _index_put(call: Call) -> _Draft | None:
+    """`index_put(x, [..., ids, ...], values)` with one tensor of ids."""
+    found = _one_index(call)
+    if found is None:
+        return None
+    dim, ids = found
+    x, values = _meta(call, 0), _meta(call, 2)
+    draft = _Draft()
+    loops = draft.loops((*x.shape[:dim], *ids.shape, *x.shape[dim + 1 :]))
+    placed = draft.loop(x.shape[dim], PLACED)
+    rest = [*loops[:dim], placed, *loops[dim + len(ids.shape) :]]
+    strides = draft.along(loops, values)
+    if strides is None:
+        return None
+    draft.operands[0] = dict(zip(rest, x.strides, strict=True))
+    draft.operands[1] = dict(zip(loops[dim : dim + len(ids.shape)], ids.strides, strict=True))
+    draft.operands[2] = strides
+    draft.results[0] = dict(zip(rest, call.outputs[0].strides, strict=True))
+    draft.linear = [[0, 2]]
+    return draft
+
+
+def _one_index(call: Call) -> tuple[int, TensorMeta] | None:
+    """The dimension and the ids, where one tensor of integers indexes; masks and several tensors have no rule."""
+    indices = call.args[1]
+    if not isinstance(indices, tuple):
+        return None
+    found = [(dim, ids) for dim, ids in enumerate(indices) if isinstance(ids, TensorMeta)]
+    if len(found) != 1 or found[0][1].dtype in {"bool", "uint8"}:
+        return None
+    return found[0]
+
+
+def _scatter(call: Call) -> _Draft | None:
+    """`scatter(x, dim, ids, source)`, `scatter_add`: other dimensions run along."""
+    x, ids = _meta(call, 0), _meta(call, 2)
+    dim = dimension(_integers(call.args[1])[0], max(1, len(x.shape)))
+    if not x.shape or any(x.shape[d] != ids.shape[d] for d in range(len(x.shape)) if d != dim):
+        return None
+    draft = _Draft()
+    loops = draft.loops(ids.shape)
+    placed = draft.loop(x.shape[dim], PLACED)
+    rest = [placed if d == dim else loop for d, loop in enumerate(loops)]
+    draft.operands[0] = dict(zip(rest, x.strides, strict=True))
+    draft.operands[1] = dict(zip(loops, ids.strides, strict=True))
+    if len(call.args) > 3 and isinstance(call.args[3], TensorMeta):
+        if call.args[3].shape != ids.shape:
+            return None
+        draft.operands[2] = dict(zip(loops, call.args[3].strides, strict=True))
+    draft.results[0] = dict(zip(rest, call.outputs[0].strides, strict=True))
+    draft.linear = [[0, 2]] if 2 in draft.operands and "reduce" not in call.name else []
+    return draft
+
+
 def _token_loss(call: Call) -> _Draft | None:
     """`nll_loss_forward(x, target, ...)`: one class of every row is looked up, then rows are summed."""
     x, target = _meta(call, 0), _meta(call, 1)
@@ -615,6 +687,10 @@ RULES: dict[str, NestRule] = {
     "index_select": _index_select,
     "index_add": _index_add,
     "gather": _gather,
+    "index": _index,
+    "index_put": _index_put,
+    "scatter": _scatter,
+    "scatter_add": _scatter,
     "nll_loss_forward": _token_loss,
     "nll_loss_backward": _token_loss_backward,
     "cat": _moved(_argument(1)),

@@ -54,13 +54,22 @@ def expert_cut(state: Pass, operator: Operator, loops: OperatorLoops) -> Cut | N
     ]
     if nest.products and weights:
         return weights[0]
+    read = {access.tensor for access in operator.reads}
     exchanged = [
-        locate(nest, strides, divided(layout.digit, layout.share), devices)
-        for strides, _, layout in own
-        if layout.form is Form.EXCHANGED
+        (locate(nest, strides, divided(layout.digit, layout.share), devices), layout.form)
+        for strides, tensor, layout in own
+        if layout.form is Form.EXCHANGED or (tensor in read and any(strides))
     ]
-    stays = nest.products or (set(nest.kinds) <= {LoopKind.FREE} and not weights)
-    return exchanged[0] if exchanged and stays else None
+    cuts = [cut for cut, form in exchanged if form is Form.EXCHANGED]
+    if not cuts or cuts[0] is None or nest.products:
+        return cuts[0] if cuts else None
+    # Where tokens meet something of the device's own, they have come back first.
+    together = all(
+        form is Form.EXCHANGED or nest.operand(place)[cuts[0].loop] == 0
+        for place, form in ((p, state.holdings.layout(t).form) for p, t in enumerate(loops.operands) if t in read)
+    )
+    in_place = all(nest.result(number)[cuts[0].loop] > 0 for number in range(len(loops.results)))
+    return cuts[0] if together and in_place and nest.kinds[cuts[0].loop] is LoopKind.FREE else None
 
 
 def write_exchanged(state: Pass, operator: Operator, loops: OperatorLoops, cut: Cut) -> None:

@@ -76,13 +76,14 @@ class Holdings:
         assert layout.form is Form.PARTIAL, "only partial sums are reduced"
         old = self.graph.tensors[tensor]
         place = self._place(new, operator)
+        phase = place.phase if GROUPS[place.phase] == GROUPS[operator.phase] else operator.phase
         if wanted.form is Form.DIVIDED:
             size = held_bytes(old.bytes, wanted)
             (made,) = self.builder.collective(
                 Collective.REDUCE_SCATTER,
                 old.bytes,
                 place,
-                operator.phase,
+                phase,
                 [(new, old.bytes)],
                 [Written(bytes=size, accessed=size, like=old)],
             )
@@ -92,7 +93,7 @@ class Holdings:
                 Collective.ALL_REDUCE,
                 old.bytes,
                 place,
-                operator.phase,
+                phase,
                 [(new, old.bytes)],
                 [Written(bytes=old.bytes, accessed=old.bytes, like=old, storage=storage)],
             )

@@ -53,7 +53,14 @@ def parameter_layouts(graph: TrainingGraph, plan: TensorPlan, devices: int) -> P
             continue
         use = _first_use(graph, readers, index)
         if use is None:
-            continue  # never read in forward: nothing to divide it by
+            if index in readers:
+                name = graph.operators[readers[index][0][0]].name
+                problem = f"the plan divides a parameter of {name}, which no rule can divide"
+                path = wildcards(tensor.name)
+                found.faults.append(
+                    Fault(where=plan.name, path=path, problem=problem, allowed="a plan that replicates it")
+                )
+            continue
         nest, strides = use
         loop = _loop_to_divide(nest, strides, rule.style)
         if loop is not None:
