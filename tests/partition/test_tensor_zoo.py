@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -302,3 +304,16 @@ def test_a_vocabulary_is_padded_and_said_so() -> None:
     assert any("50257 rows padded to 51200" in note for note in made.graph.info.notes)
     head = next(o for o in made.graph.operators if o.module == "head" and o.phase is Phase.FORWARD)
     assert head.work.products[0].n == 6_400
+
+
+def test_the_page_shows_what_the_pass_reports() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models" / "tensor_parallel.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ([\w.-]+) \| (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) % \|$", page, re.MULTILINE
+    )
+    assert len(rows) >= 4
+    for name, devices, *figures, share in rows:
+        report = sharded(name, int(devices)).report
+        own = (report.shard_parameters, report.replicated_parameters, report.padding_parameters)
+        assert [f"{figure:,}" for figure in own] == figures
+        assert float(share) == pytest.approx(100 * report.shard_matrix_flops / report.matrix_flops, abs=6e-4)
