@@ -134,7 +134,7 @@ def page(rows: Sequence[dict[str, Any]], memory: dict[str, int]) -> str:
 
 def main() -> None:
     """Measure and print or write."""
-    from worklode.frontend.zoo import model_names
+    from worklode.frontend.zoo import names
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*")
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--objective", action="append")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
-    models = given.models or list(model_names())
+    models = given.models or list(names())
     rows = rows_of(models, given.budget or BUDGETS, given.objective or OBJECTIVES)
     largest = [name for name in ("gpt3-175b", "gnmt", "sd-unet") if name in models]
     text = page(rows, {name: peak_memory(name, "a100-80gb") for name in largest} if given.write else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from worklode.schedule.critical_path import longest_remaining, topological_order
 from worklode.schedule.heads import raised_heads
 from worklode.schedule.options import OptionTable, option_table
 from worklode.schedule.path_structure import PathStructure, path_structure
-from worklode.schedule.prices import ROUNDS, best_prices, priced_options
+from worklode.schedule.prices import ROUNDS, best_prices, price_bound, priced_options
 from worklode.schedule.problem import ScheduleProblem
 
 # Share [1] taken off a bound: sums of 1e5 float64 terms are good to 1e-11.
@@ -21,7 +22,7 @@ ROUNDING = 1e-10
 # close to the best weights it ends. Measured (docs/models/schedule.md): 1000 steps give 0.3 % more in the mean.
 ASCENT_STEPS = 64
 # Rounds of the ascent of prices that starts from the prices of a similar design [count]; see `prices`.
-GUIDED_ROUNDS = 4
+GUIDED_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,16 @@ def guide(problem: ScheduleProblem) -> Guide:
     structure = path_structure(problem, order, trace_path(problem.successor_start, problem.successor, remaining_s))
     _, prices = best_prices(structure, priced_options(problem, table, option_shares(problem, table)[1]))
     return Guide(structure=structure, prices=prices)
+
+
+def best_guides(problem: ScheduleProblem, guides: Sequence[Guide], count: int = 1) -> tuple[Guide, ...]:
+    """The guides whose prices bound a problem best, best first; of equals the first."""
+    if len(guides) == 1:
+        return (guides[0],)
+    table = option_table(problem)
+    options = priced_options(problem, table, option_shares(problem, table)[1])
+    values = [price_bound(found.structure, options, found.prices) for found in guides]
+    return tuple(guides[index] for index in np.argsort(values, kind="stable")[::-1][:count])
 
 
 def lower_bounds(problem: ScheduleProblem, *, guided_by: Guide | None = None, rounds: int = ROUNDS) -> LowerBounds:

@@ -16,7 +16,7 @@ import numpy as np
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.area import area_parts
 from worklode.hardware.power import tdp_parts
-from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, lower_bounds
+from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, best_guides, lower_bounds
 from worklode.search.bounder import Bounder
 from worklode.search.grid import Floats, Grid, Points
 from worklode.search.local import LocalSearch, point_of
@@ -26,7 +26,9 @@ Progress = Callable[[int, int], None]
 
 # A design whose quick schedule is this much [1] above the best figure is scheduled thoroughly before it is given up:
 # what thorough schedules gain (docs/models/schedule.md).
-PROMISING = 0.05
+PROMISING = 0.02
+# Guides whose paths a design that holds the result back is bounded by [count].
+POLISHING_GUIDES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +37,21 @@ class ProofOptions:
 
     Attributes:
         guides: designs for which the best prices are found, to bound all others with.
-        sharpened: designs whose bound is sharpened one by one, at most.
+        sharpened: designs whose bound is sharpened one by one, at most, from the prices of the nearest guide.
+        polished: of these, how many are bounded again by several paths, where they hold the result back.
         max_evaluations: designs to schedule besides those of the local search, best bound first. If no more are left
             that the bounds do not rule out, the answer is that of an exhaustive search.
+        refined: of these, how many may be scheduled thoroughly.
         max_time_s: stop with what is proven after this long [s], the local search included; the first sweep is always
             done.
         workers: threads of the sweeps.
     """
 
-    guides: int = 8
-    sharpened: int = 40
+    guides: int = 12
+    sharpened: int = 60
+    polished: int = 24
     max_evaluations: int = 128
+    refined: int = 12
     max_time_s: float = float("inf")
     workers: int = 2
 
@@ -143,14 +149,17 @@ class _Proof:
         self.power: Floats = np.empty(0)
         self.bound: Floats = np.empty(0)
         self.sharp = np.empty(0, np.bool_)
+        self.polished = np.empty(0, np.bool_)
+        self.polishings = 0
         self.seen = np.empty(0, np.bool_)
         self.sharpened = 0
         self.scheduled = 0
         self.guides = 0
         self.guide_of_best: tuple[Guide, ...] = ()
+        self.all_guides: list[tuple[Guide, ...]] = []
         self.interrupted = False
         # Where the search compares quick schedules only, so does the proof: then pruning equals exhaustive search.
-        self.refines = self.best.effort == "thorough"
+        self.refined = 0 if self.best.effort == "thorough" else options.refined
 
     def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
         """Do it."""
@@ -196,8 +205,7 @@ class _Proof:
         keeps = keeps & (bound < self.best.figure)
         self.points = np.stack(np.nonzero(keeps), axis=1).astype(np.int64)
         self.power, self.bound = power[keeps].copy(), bound[keeps].copy()
-        self.sharp = np.zeros(len(self.points), np.bool_)
-        self.seen = np.zeros(len(self.points), np.bool_)
+        self.sharp, self.polished, self.seen = np.zeros((3, len(self.points)), np.bool_)
         self.guide_of_best = self._add_guide(self.best.accelerator)
         for by_options in (False, True):
             self._raise(self.bounder.bounds(self.points, self.power, by_options=by_options))
@@ -207,7 +215,9 @@ class _Proof:
 
     def _add_guide(self, accelerator: Accelerator) -> tuple[Guide, ...]:
         self.guides += 1
-        return self.bounder.add_guide(accelerator)
+        found = self.bounder.add_guide(accelerator)
+        self.all_guides.append(found)
+        return found
 
     def _raise(self, bound: Floats) -> None:
         """Take the better bounds, and drop what they rule out."""
@@ -217,8 +227,7 @@ class _Proof:
     def _drop(self) -> None:
         left = self.bound < self.best.figure
         self.points, self.power, self.bound = self.points[left], self.power[left], self.bound[left]
-        self.sharp = self.sharp[left] if len(self.sharp) == len(left) else np.zeros(len(self.points), np.bool_)
-        self.seen = self.seen[left] if len(self.seen) == len(left) else np.zeros(len(self.points), np.bool_)
+        self.sharp, self.polished, self.seen = self.sharp[left], self.polished[left], self.seen[left]
 
     def _seed_bound(self) -> float:
         """The least bound of the designs outside the space."""
@@ -231,13 +240,20 @@ class _Proof:
         """Sharpen and schedule, best bound first; returns the least bound of what is left."""
         while len(self.points) and not self._out_of_time():
             index = int(self.bound.argmin())
-            if self.sharp[index] or self.sharpened == self.options.sharpened:
+            if self.sharp[index]:
+                if self.polished[index] or self.polishings == self.options.polished:
+                    break
+                self._polish(index)
+                continue
+            if self.sharpened == self.options.sharpened:
                 break
             accelerator = self.grid.accelerator(point_of(self.points[index]))
             if self.guides < self.options.guides:
                 self._add_guide(accelerator)
-                others = self.bounder.bounds(self.points, self.power, by_options=True, last_only=True)
-                self.bound = np.maximum(self.bound, others)
+                # The result is at most the least of the sharp bounds: what is above need not be raised further.
+                low = np.flatnonzero(~self.sharp & (self.bound < self.bound[self.sharp].min(initial=np.inf)))
+                raised = self.bounder.bounds(self.points[low], self.power[low], by_options=True, last_only=True)
+                self.bound[low] = np.maximum(self.bound[low], raised)
             self.bound[index] = max(self.bound[index], self._sharp_bound(accelerator, float(self.power[index])))
             self.sharp[index] = True
             self.sharpened += 1
@@ -247,6 +263,15 @@ class _Proof:
                 self.progress(self.sharpened, self.options.sharpened)
         self._schedule_left()
         return self._least()
+
+    def _polish(self, index: int) -> None:
+        """Bound a design by its own path and by those of the nearest guides: which path is best is not known."""
+        accelerator = self.grid.accelerator(point_of(self.points[index]))
+        found = self._sharp_bound(accelerator, float(self.power[index]), polish=True)
+        self.bound[index] = max(self.bound[index], found)
+        self.polished[index] = True
+        self.polishings += 1
+        self._drop()
 
     def _schedule_left(self) -> None:
         """Schedule what no bound rules out, best bound first."""
@@ -263,19 +288,25 @@ class _Proof:
         candidate = self.search.schedule(self.grid.accelerator(point_of(self.points[index])), "bound")
         self.seen[index] = True
         self.scheduled += 1
-        if self.refines and candidate.figure < self.best.figure * (1.0 + PROMISING):
+        promising = candidate.figure < self.best.figure * (1.0 + PROMISING)
+        if promising and self.refined < self.options.refined:
             candidate = self.search.refine(candidate)
+            self.refined += 1
         if self.search.legal(candidate) and candidate.order() < self.best.order():
             self.best = candidate
 
-    def _sharp_bound(self, accelerator: Accelerator, power_w: float | None = None) -> float:
-        """All lower bounds of one design, by its own options."""
+    def _sharp_bound(self, accelerator: Accelerator, power_w: float | None = None, *, polish: bool = False) -> float:
+        """All lower bounds of one design, by its own options; `polish` from several paths."""
         if power_w is None:
             power_w = float(np.asarray(tdp_parts(accelerator, self.grid.technology).total))
-        times = [
-            lower_bounds(evaluator.problem(accelerator), guided_by=found, rounds=GUIDED_ROUNDS).makespan_s
-            for evaluator, found in zip(self.search.evaluators, self.guide_of_best, strict=True)
-        ]
+        times = []
+        for evaluator, found in zip(self.search.evaluators, zip(*self.all_guides, strict=True), strict=True):
+            problem = evaluator.problem(accelerator)
+            nearest = best_guides(problem, found, POLISHING_GUIDES if polish else 1)
+            bounds = [lower_bounds(problem, guided_by=one, rounds=GUIDED_ROUNDS).makespan_s for one in nearest]
+            if polish:
+                bounds.append(lower_bounds(problem).makespan_s)
+            times.append(max(bounds))
         return self.bounder.figure(accelerator, times, power_w)
 
     def _least(self) -> float:
@@ -284,7 +315,7 @@ class _Proof:
 
     def _best_bound(self) -> float:
         """The bound of the best design; its figure where a schedule meets it."""
-        return min(self.best.figure, self._sharp_bound(self.best.accelerator))
+        return min(self.best.figure, self._sharp_bound(self.best.accelerator, polish=True))
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() - self.search.started_s > self.options.max_time_s
