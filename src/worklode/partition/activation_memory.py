@@ -43,11 +43,14 @@ class ActivationMemory:
     """Activations of all segments, and of any run of them.
 
     A storage that several segments of a run keep (an encoder's output) counts once.
+
+    Attributes:
+        keepers: (bytes, is an input of the step, segments that keep it, ascending) of every storage kept for backward.
     """
 
     def __init__(self, divided: Segments) -> None:
         self._divided = _with_tied_gradients(divided)
-        self._keepers = _keepers(divided)
+        self.keepers = _keepers(divided)
         self._peaks: dict[int, tuple[int, int]] = {}
 
     @cached_property
@@ -55,7 +58,7 @@ class ActivationMemory:
         """Figures of every segment on its own."""
         count = len(self._divided.segments)
         kept, inputs = [0] * count, [0] * count
-        for size, is_input, keepers in self._keepers:
+        for size, is_input, keepers in self.keepers:
             for place in keepers:
                 kept[place] += size
                 inputs[place] += size if is_input else 0
@@ -96,7 +99,7 @@ class ActivationMemory:
     @cached_property
     def _shared(self) -> tuple[tuple[int, int, int], ...]:
         """(bytes, segment, next segment) of storages that several segments keep."""
-        return tuple((size, one, other) for size, _, keepers in self._keepers for one, other in pairwise(keepers))
+        return tuple((size, one, other) for size, _, keepers in self.keepers for one, other in pairwise(keepers))
 
     def _pass_peaks(self, place: int) -> tuple[int, int]:
         kind = self._divided.segments[place].kind

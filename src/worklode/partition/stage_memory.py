@@ -119,13 +119,19 @@ class StageMemory:
 
 
 class MemoryModel:
-    """Memory of stages of one divided graph; build once, ask for many cuts."""
+    """Memory of stages of one divided graph; build once, ask for many cuts.
+
+    Attributes:
+        divided: the graph.
+        activations: its activations.
+        buffers: (bytes, segments that touch it, ascending) of every buffer.
+    """
 
     def __init__(self, divided: Segments) -> None:
         self.divided = divided
         self.activations = ActivationMemory(divided)
         self._captured = _captured_state(divided)
-        self._buffers = _buffers(divided)
+        self.buffers = _buffers(divided)
 
     def model_state(self, chosen: Sequence[int], rule: StateRule) -> ModelState:
         """State of the parameters that some segments read, a tied one once."""
@@ -168,10 +174,18 @@ class MemoryModel:
             parameters=_divided(state.weights, options, level=3),
             gradients=_divided(state.gradients, options, level=2),
             optimizer_state=_divided(state.optimizer, options, level=1),
-            buffers=sum({storage: size for p in held for storage, size in self._buffers[p].items()}.values()),
+            buffers=sum(size for size, places in self.buffers if not set(held).isdisjoint(places)),
             activations=round(kept if activation_bytes is None else activation_bytes),
             working_set=working + _undivided(largest, options),
         )
+
+    def parameter_states(self, rule: StateRule) -> tuple[tuple[ModelState, ...], tuple[tuple[int, ...], ...]]:
+        """State of every parameter, and the segments that read it, ascending."""
+        users: dict[str, list[int]] = {}
+        for place, segment in enumerate(self.divided.segments):
+            for name in segment.parameters:
+                users.setdefault(name, []).append(place)
+        return tuple(self._state_of(name, rule) for name in users), tuple(map(tuple, users.values()))
 
     def _check(self, chunks: Sequence[tuple[int, int]], in_flight: Sequence[float], options: StateOptions) -> None:
         options.check()
@@ -229,19 +243,17 @@ def _captured_state(divided: Segments) -> dict[str, ModelState]:
     return found
 
 
-def _buffers(divided: Segments) -> list[dict[int, int]]:
-    """Storage -> bytes of the buffers that each segment reads or writes."""
+def _buffers(divided: Segments) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """(bytes, segments that read or write it) of every buffer."""
     graph = divided.graph
-    found: list[dict[int, int]] = []
-    for segment in divided.segments:
-        touched = {
-            access.tensor
-            for index in segment.operators()
-            for access in (*graph.operators[index].reads, *graph.operators[index].writes)
-        }
-        buffers = (graph.tensors[t] for t in touched if graph.tensors[t].role is TensorRole.BUFFER)
-        found.append({tensor.storage: tensor.bytes for tensor in buffers})
-    return found
+    found: dict[int, tuple[int, dict[int, None]]] = {}
+    for place, segment in enumerate(divided.segments):
+        for index in segment.operators():
+            for access in (*graph.operators[index].reads, *graph.operators[index].writes):
+                tensor = graph.tensors[access.tensor]
+                if tensor.role is TensorRole.BUFFER:
+                    found.setdefault(tensor.storage, (tensor.bytes, {}))[1][place] = None
+    return tuple((size, tuple(places)) for size, places in found.values())
 
 
 def _divided(size: int, options: StateOptions, level: int) -> int:
