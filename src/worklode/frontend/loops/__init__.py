@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from worklode.frontend.call import Call, Description
 from worklode.frontend.loops import lookups, products, streams
-from worklode.frontend.loops.draft import NestRule
+from worklode.frontend.loops.draft import NestRule, NotCoveredError
 from worklode.graph.loops import UNTOUCHED, Nest
 
 RULES: dict[str, NestRule] = {**streams.RULES, **products.RULES, **lookups.RULES}
@@ -25,7 +25,10 @@ def nest_of(call: Call, description: Description) -> Nest | None:
         description: the part: its results are a choice of the call's.
     """
     rule = _find(call) if call.name.startswith("aten.") else None
-    draft = rule(call) if rule is not None else None
+    try:
+        draft = rule(call) if rule is not None else None
+    except NotCoveredError:
+        return None
     if draft is None or len(draft.products) != len(description.work.products):
         return None
     loops = range(len(draft.sizes))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worklode.frontend.call import Call, TensorMeta
-from worklode.frontend.operators.rule import tensors_in
+from worklode.frontend.operators.rule import dimension, tensors_in
 from worklode.graph.loops import LoopKind
 
 FREE, WHOLE, ROW, LOOKUP, PLACED = LoopKind
@@ -64,11 +64,55 @@ def place_of(call: Call, argument: int) -> int:
     return sum(1 for value in call.args[:argument] for _ in tensors_in(value))
 
 
-def meta_of(call: Call, argument: int) -> TensorMeta:
-    """Positional argument `argument`, which the schema says is a tensor."""
-    value = call.args[argument]
-    assert isinstance(value, TensorMeta), f"{call.name}: argument {argument} is no tensor"
+class NotCoveredError(Exception):
+    """An overload with its arguments elsewhere: the rule has nothing to say, and the call no nest."""
+
+
+def argument(call: Call, index: int) -> object:
+    """Positional argument `index`.
+
+    Raises:
+        NotCoveredError: there is none.
+    """
+    if index >= len(call.args):
+        raise NotCoveredError
+    return call.args[index]
+
+
+def meta_of(call: Call, index: int) -> TensorMeta:
+    """Positional argument `index`, which is a tensor.
+
+    Raises:
+        NotCoveredError: it is none.
+    """
+    value = argument(call, index)
+    if not isinstance(value, TensorMeta):
+        raise NotCoveredError
     return value
+
+
+def dimension_of(call: Call, index: int, rank: int) -> int:
+    """Positional argument `index` as a dimension counted from the front.
+
+    Raises:
+        NotCoveredError: it is none of a tensor of this rank.
+    """
+    value = argument(call, index)
+    if not isinstance(value, int) or not -rank <= value < rank:
+        raise NotCoveredError
+    return dimension(value, rank)
+
+
+def dimensions_of(call: Call, index: int, rank: int) -> tuple[int, ...]:
+    """Positional argument `index` as dimensions counted from the front; none where it is absent.
+
+    Raises:
+        NotCoveredError: one of them is none of a tensor of this rank.
+    """
+    found = integers_of(call.args[index]) if index < len(call.args) and not isinstance(call.args[index], bool) else ()
+    if any(not -rank <= d < rank for d in found):
+        raise NotCoveredError
+    return tuple(dimension(d, rank) for d in found)
 
 
 def integers_of(value: object) -> tuple[int, ...]:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from worklode.frontend.call import Call, TensorMeta
-from worklode.frontend.loops.draft import LOOKUP, PLACED, ROW, Draft, NestRule, integers_of, meta_of
-from worklode.frontend.operators.rule import dimension
+from worklode.frontend.loops.draft import (
+    LOOKUP,
+    PLACED,
+    ROW,
+    Draft,
+    NestRule,
+    argument,
+    dimension_of,
+    integers_of,
+    meta_of,
+)
 
 
 def _embedding(call: Call) -> Draft | None:
@@ -36,7 +45,7 @@ def _index_select(call: Call) -> Draft | None:
     x, ids, result = meta_of(call, 0), meta_of(call, 2), call.outputs[0]
     if not x.shape:
         return None
-    dim = dimension(integers_of(call.args[1])[0], len(x.shape))
+    dim = dimension_of(call, 1, len(x.shape))
     draft = Draft()
     loops = draft.loops(result.shape)
     found = draft.loop(x.shape[dim], LOOKUP)
@@ -52,7 +61,7 @@ def _index_add(call: Call) -> Draft | None:
     x, ids, source = meta_of(call, 0), meta_of(call, 2), meta_of(call, 3)
     if not x.shape:
         return None
-    dim = dimension(integers_of(call.args[1])[0], len(x.shape))
+    dim = dimension_of(call, 1, len(x.shape))
     draft = Draft()
     loops = draft.loops(source.shape)
     placed = draft.loop(x.shape[dim], PLACED)
@@ -68,7 +77,7 @@ def _index_add(call: Call) -> Draft | None:
 def _gather(call: Call) -> Draft | None:
     """`gather(x, dim, ids)`: other dimensions run along."""
     x, ids, result = meta_of(call, 0), meta_of(call, 2), call.outputs[0]
-    dim = dimension(integers_of(call.args[1])[0], max(1, len(x.shape)))
+    dim = dimension_of(call, 1, len(x.shape))
     draft = Draft()
     loops = draft.loops(result.shape)
     found = draft.loop(x.shape[dim] if x.shape else 1, LOOKUP)
@@ -123,7 +132,7 @@ def _index_put(call: Call) -> Draft | None:
 
 def _one_index(call: Call) -> tuple[int, TensorMeta] | None:
     """The dimension and the ids, where one tensor of integers indexes; masks and several tensors have no rule."""
-    indices = call.args[1]
+    indices = argument(call, 1)
     if not isinstance(indices, tuple):
         return None
     found = [(dim, ids) for dim, ids in enumerate(indices) if isinstance(ids, TensorMeta)]
@@ -135,7 +144,7 @@ def _one_index(call: Call) -> tuple[int, TensorMeta] | None:
 def _scatter(call: Call) -> Draft | None:
     """`scatter(x, dim, ids, source)`, `scatter_add`: other dimensions run along."""
     x, ids = meta_of(call, 0), meta_of(call, 2)
-    dim = dimension(integers_of(call.args[1])[0], max(1, len(x.shape)))
+    dim = dimension_of(call, 1, len(x.shape))
     if not x.shape or any(x.shape[d] != ids.shape[d] for d in range(len(x.shape)) if d != dim):
         return None
     draft = Draft()
@@ -162,7 +171,7 @@ def _token_loss(call: Call) -> Draft | None:
     rows, classes = draft.loop(x.shape[0]), draft.loop(x.shape[1], ROW)
     draft.operands[0] = {rows: x.strides[0], classes: x.strides[1]}
     draft.operands[1] = {rows: target.strides[0]}
-    if integers_of(call.args[3])[0] == 0:  # no reduction: one loss a row
+    if integers_of(argument(call, 3)) == (0,):  # no reduction: one loss a row
         draft.results[0] = {rows: call.outputs[0].strides[0]}
     else:
         draft.results = {0: {}, 1: {}}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from worklode.frontend.call import Call, TensorMeta
-from worklode.frontend.loops.draft import WHOLE, Draft, NestRule, Strides, meta_of, place_of
+from worklode.frontend.loops.draft import WHOLE, Draft, NestRule, Strides, argument, meta_of, place_of
 
 
 def _product(a: int, b: int, addend: int | None) -> NestRule:
@@ -102,8 +102,8 @@ def _attention(call: Call) -> Draft | None:
         (1, draft.along([h.b, h.g, h.k, h.dqk], key)),
         (2, draft.along([h.b, h.g, h.k, h.dv], value)),
     ]
-    if isinstance(call.args[3], TensorMeta):
-        placed.append((3, _by_query_head(h, draft, call.args[3], h.q, h.k)))
+    if isinstance(argument(call, 3), TensorMeta):
+        placed.append((3, _by_query_head(h, draft, meta_of(call, 3), h.q, h.k)))
     results = [
         (0, _by_query_head(h, draft, call.outputs[0], h.q, h.dv)),
         (1, _by_query_head(h, draft, call.outputs[1], h.q)),
@@ -127,8 +127,8 @@ def _attention_backward(call: Call) -> Draft | None:
         (place_of(call, 6), _by_query_head(h, draft, meta_of(call, 6), h.q, h.dv)),
         (place_of(call, 7), _by_query_head(h, draft, meta_of(call, 7), h.q)),
     ]
-    if isinstance(call.args[4], TensorMeta):
-        placed.append((4, _by_query_head(h, draft, call.args[4], h.q, h.k)))
+    if isinstance(argument(call, 4), TensorMeta):
+        placed.append((4, _by_query_head(h, draft, meta_of(call, 4), h.q, h.k)))
     makers: list[Callable[[TensorMeta], Strides | None]] = [
         lambda meta: _by_query_head(h, draft, meta, h.q, h.dqk),
         lambda meta: draft.along([h.b, h.g, h.k, h.dqk], meta),

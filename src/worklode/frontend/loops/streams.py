@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from worklode.frontend.call import Call, TensorMeta
-from worklode.frontend.loops.draft import FREE, ROW, WHOLE, Draft, NestRule, integers_of, meta_of
+from worklode.frontend.loops.draft import (
+    FREE,
+    ROW,
+    WHOLE,
+    Draft,
+    NestRule,
+    argument,
+    dimension_of,
+    dimensions_of,
+    integers_of,
+    meta_of,
+)
 from worklode.frontend.operators import elementwise, optimizer
 from worklode.frontend.operators.rule import dimension
 from worklode.graph.loops import LoopKind
@@ -63,12 +74,14 @@ def _numbers_left_out(call: Call) -> int:
     return 2 if isinstance(call.args[1] if len(call.args) > 1 else None, TensorMeta) else -1
 
 
-def _along_dims(argument: int, kind: LoopKind) -> NestRule:
+def _along_dims(dims_argument: int, kind: LoopKind) -> NestRule:
     """Aligned with the largest operand; the dimensions that positional argument names are of `kind`."""
 
     def rule(call: Call) -> Draft | None:
         shape = _largest(call)
-        dims = {dimension(d, len(shape)): kind for d in integers_of(call.args[argument])}
+        dims = dict.fromkeys(dimensions_of(call, dims_argument, len(shape)), kind)
+        if not dims:
+            return None
         return _aligned(call, shape, dims)
 
     return rule
@@ -83,7 +96,7 @@ def _normalized(shape_argument: int) -> NestRule:
 
     def rule(call: Call) -> Draft | None:
         shape = _largest(call)
-        row = len(integers_of(call.args[shape_argument]))
+        row = len(integers_of(argument(call, shape_argument)))
         return _aligned(call, shape, dict.fromkeys(range(len(shape) - row, len(shape)), WHOLE))
 
     return rule
@@ -134,7 +147,7 @@ def _equal_parts(call: Call, dim: int) -> int:
     if length <= 1 or result % length:
         return 1
     if call.packet == "slice_backward":
-        start, step = integers_of(call.args[3]), integers_of(call.args[5])
+        start, step = integers_of(argument(call, 3)), integers_of(argument(call, 5))
         return result // length if start and start[0] % length == 0 and step == (1,) else 1
     return result // length if call.packet == "cat" else 1
 
@@ -142,7 +155,7 @@ def _equal_parts(call: Call, dim: int) -> int:
 def _selected_backward(call: Call) -> Draft | None:
     """`select_backward(g, sizes, dim, index)`: g has one dimension less."""
     result, gradient = call.outputs[0], meta_of(call, 0)
-    dim = dimension(int(integers_of(call.args[2])[0]), len(result.shape))
+    dim = dimension_of(call, 2, len(result.shape))
     draft = Draft()
     loops = [draft.loop(size, WHOLE if d == dim else FREE) for d, size in enumerate(result.shape)]
     draft.operands[0] = dict(zip([loop for loop in loops if loop != dim], gradient.strides, strict=True))
@@ -161,14 +174,13 @@ def _constant(call: Call) -> Draft | None:
     return draft
 
 
-def _reduced(kind: LoopKind, linear: bool = False) -> NestRule:
-    """The dimensions of argument 1 (all where none is given) are reduced; `kind` of a reduced loop."""
+def _reduced(kind: LoopKind, *, dims_argument: int = 1, linear: bool = False) -> NestRule:
+    """The dimensions an argument names (all where it names none) are reduced; `kind` of a reduced loop."""
 
     def rule(call: Call) -> Draft | None:
         x = meta_of(call, 0)
         rank = len(x.shape)
-        given = integers_of(call.args[1]) if len(call.args) > 1 and not isinstance(call.args[1], bool) else ()
-        dims = {dimension(d, rank) for d in given} or set(range(rank))
+        dims = set(dimensions_of(call, dims_argument, rank)) or set(range(rank))
         draft = Draft()
         loops = [draft.loop(size, kind if d in dims else FREE) for d, size in enumerate(x.shape)]
         draft.operands[0] = dict(zip(loops, x.strides, strict=True))
@@ -190,7 +202,7 @@ def _top_k(call: Call) -> Draft | None:
     x = meta_of(call, 0)
     if not x.shape:
         return None
-    dim = dimension(integers_of(call.args[2])[0], len(x.shape))
+    dim = dimension_of(call, 2, len(x.shape))
     draft = Draft()
     loops = [draft.loop(size, WHOLE if d == dim else FREE) for d, size in enumerate(x.shape)]
     chosen = draft.loop(call.outputs[0].shape[dim], WHOLE)
@@ -202,22 +214,23 @@ def _top_k(call: Call) -> Draft | None:
 
 def _padded(call: Call, rank: int) -> Iterable[int]:
     """Dimensions that `constant_pad_nd` pads: pairs from the last dimension on."""
-    pads = integers_of(call.args[1])
+    pads = integers_of(argument(call, 1))
     return [rank - 1 - i // 2 for i in range(0, len(pads), 2) if pads[i] or pads[i + 1]]
 
 
 def _argument(index: int) -> Callable[[Call, int], Iterable[int]]:
-    return lambda call, rank: integers_of(call.args[index])
+    return lambda call, rank: integers_of(argument(call, index))
 
 
 def _rolled(call: Call, rank: int) -> Iterable[int]:
-    return integers_of(call.args[2]) or range(rank)
+    return integers_of(argument(call, 2)) or range(rank)
 
 
 def _last_two(call: Call, rank: int) -> Iterable[int]:
     return (rank - 2, rank - 1)
 
 
+NO_ARGUMENT = 1 << 16  # where an operator always reduces everything
 _ALIGNED = {*elementwise.RULES, *optimizer.RULES} - {"linalg_cross"}  # whose three components meet
 RULES: dict[str, NestRule] = {
     **dict.fromkeys(sorted(_ALIGNED), _pointwise),
@@ -236,7 +249,8 @@ RULES: dict[str, NestRule] = {
     "_fused_rms_norm_backward": _normalized(2),
     **dict.fromkeys(("sum", "mean"), _reduced(FREE, linear=True)),
     # Their squares add up; the root afterwards is a number a result.
-    **dict.fromkeys(("linalg_vector_norm", "norm", "_foreach_norm"), _reduced(FREE)),
+    **dict.fromkeys(("linalg_vector_norm", "norm"), _reduced(FREE, dims_argument=2)),
+    "_foreach_norm": _reduced(FREE, dims_argument=NO_ARGUMENT),
     **dict.fromkeys(("amax", "amin", "prod", "any", "all", "argmax", "argmin", "logsumexp"), _reduced(WHOLE)),
     "cat": _moved(_argument(1)),
     "slice_backward": _moved(_argument(2)),
