@@ -138,7 +138,7 @@ class MemoryModel:
         names = dict.fromkeys(name for place in chosen for name in self.divided.segments[place].parameters)
         total = ModelState()
         for name in names:
-            total = total + self._state_of(name, rule)
+            total = total + self.parameter_state(name, rule)
         return total
 
     def stage(
@@ -185,7 +185,7 @@ class MemoryModel:
         for place, segment in enumerate(self.divided.segments):
             for name in segment.parameters:
                 users.setdefault(name, []).append(place)
-        return tuple(self._state_of(name, rule) for name in users), tuple(map(tuple, users.values()))
+        return tuple(self.parameter_state(name, rule) for name in users), tuple(map(tuple, users.values()))
 
     def _check(self, chunks: Sequence[tuple[int, int]], in_flight: Sequence[float], options: StateOptions) -> None:
         options.check()
@@ -208,7 +208,8 @@ class MemoryModel:
         if faults:
             raise SpecError(*faults)
 
-    def _state_of(self, name: str, rule: StateRule) -> ModelState:
+    def parameter_state(self, name: str, rule: StateRule) -> ModelState:
+        """State of one parameter."""
         captured = self._captured[name]
         if rule is StateRule.CAPTURED:
             return captured
@@ -223,23 +224,28 @@ class MemoryModel:
 
 
 def _captured_state(divided: Segments) -> dict[str, ModelState]:
-    """Model state of every parameter as the graph has it, each storage once."""
+    """Model state of every parameter as the graph has it, each storage once.
+
+    A gradient is that which the update reads: before it is summed over tensor-parallel devices it is on its way.
+    """
     found: dict[str, ModelState] = {}
+    gradients: dict[str, tuple[int, int]] = {}
     seen: set[int] = set()
     for tensor in divided.graph.tensors:
-        if not tensor.name or tensor.storage in seen:
+        if not tensor.name:
             continue
-        match tensor.role:
-            case TensorRole.PARAMETER:
-                part = ModelState(elements=elements(tensor), weights=tensor.bytes)
-            case TensorRole.GRADIENT:
-                part = ModelState(gradients=tensor.bytes)
-            case TensorRole.OPTIMIZER_STATE:
-                part = ModelState(optimizer=tensor.bytes)
-            case _:
-                continue
-        seen.add(tensor.storage)
-        found[tensor.name] = found.get(tensor.name, ModelState()) + part
+        if tensor.role is TensorRole.GRADIENT:
+            gradients[tensor.name] = max(gradients.get(tensor.name, (-2, 0)), (tensor.producer, tensor.bytes))
+        elif tensor.storage not in seen and tensor.role in (TensorRole.PARAMETER, TensorRole.OPTIMIZER_STATE):
+            seen.add(tensor.storage)
+            weights = tensor.role is TensorRole.PARAMETER
+            found[tensor.name] = found.get(tensor.name, ModelState()) + ModelState(
+                elements=elements(tensor) if weights else 0,
+                weights=tensor.bytes if weights else 0,
+                optimizer=0 if weights else tensor.bytes,
+            )
+    for name, (_, size) in gradients.items():
+        found[name] = found.get(name, ModelState()) + ModelState(gradients=size)
     return found
 
 
