@@ -30,12 +30,13 @@ from worklode.search.objective import Limits, Objective
 
 Progress = Callable[[int, int], None]
 
-# Axes that a resource named by the critical path grows along. Waiting for cores is cured by more of them.
+# Axes that a resource named by the critical path grows along. Waiting is cured by more cores, or by bandwidth where those
+# that hold them are slowed.
 _GROWS = {
     "tensor_core": (TENSOR_CORES, ROWS, COLS),
     "vector_core": (VECTOR_CORES, LANES),
     "hbm": (HBM, SRAM),
-    "waiting": (TENSOR_CORES, VECTOR_CORES),
+    "waiting": (TENSOR_CORES, VECTOR_CORES, HBM),
 }
 # A resource that explains less of the iteration than this is left as it is [1].
 _BLAME_THRESHOLD = 0.02

@@ -1,0 +1,105 @@
+"""Mining as a whole: what an interrupt or a time limit leaves, what a result says of its proof."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.graph.builders import transformer_training
+
+from worklode.hardware.presets import load_preset
+from worklode.hardware.space import default_space
+from worklode.hardware.technology import load_technology
+from worklode.search.certificate import ProofOptions
+from worklode.search.evaluate import Evaluator, silicon
+from worklode.search.local import LocalSearch, LocalSearchOptions
+from worklode.search.mining import MiningResult, mine
+from worklode.search.objective import Limits, Objective
+
+BUDGET = load_preset("tpuv2")
+TECHNOLOGY = load_technology()
+SMALL = LocalSearchOptions(shapes=6, climbs=2, max_evaluations=40, finalists=3, top_k=3)
+
+
+def mined(**changes: Any) -> MiningResult:
+    """A transformer mined within the TPUv2-like budget."""
+    found = silicon(BUDGET, TECHNOLOGY)
+    arguments: dict[str, Any] = {
+        "limits": Limits(area_mm2=found.area_mm2, tdp_w=found.tdp_w),
+        "objective": Objective.THROUGHPUT,
+        "baseline": BUDGET,
+        "options": SMALL,
+        "proof": ProofOptions(guides=3, sharpened=6, max_evaluations=10, refined=2, polished=2),
+    }
+    graph = transformer_training(tokens=512, width=512).graph()
+    return mine([Evaluator(graph, TECHNOLOGY)], default_space(BUDGET), TECHNOLOGY, **{**arguments, **changes})
+
+
+def test_a_result_states_its_proof() -> None:
+    result = mined()
+    assert result.best is not None and result.certificate is not None
+    assert result.bound is not None and 0 < result.bound <= result.best.figure
+    assert result.optimality_gap == pytest.approx(result.best.figure / result.bound - 1)
+    document = result.to_dict()
+    search = document["search"]
+    assert document["bound"] == result.bound
+    assert search["space_size"] > 10**6
+    within_and_scheduled = search["within_limits"] - search["pruned"] - search["undecided"]
+    # The rest was scheduled; so was what breaks the limits, and the budget's own design.
+    assert 0 < within_and_scheduled <= search["evaluated"]
+    assert search["pruned"] > 0.9 * search["within_limits"]
+    json.dumps(document, allow_nan=False)
+
+
+def test_what_is_reported_is_scheduled_thoroughly() -> None:
+    result = mined()
+    assert [row["schedule"] for row in result.designs[:3]] == ["thorough"] * 3
+    for design in result.top_k:
+        assert design.figure == design.evaluations[0].iteration_time_s
+    assert [design.figure for design in result.top_k] == sorted(design.figure for design in result.top_k)
+
+
+@pytest.mark.parametrize("after", [1, 15])
+def test_an_interrupt_leaves_the_best_so_far_with_its_gap(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    schedule, calls = LocalSearch.schedule, []
+
+    def interrupted(search: LocalSearch, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return schedule(search, *arguments)
+
+    monkeypatch.setattr(LocalSearch, "schedule", interrupted)
+    result = mined()
+    assert result.interrupted and result.search.out_of_time
+    assert result.best is not None and result.search.evaluated == after
+    assert result.bound is not None and 0 < result.bound <= result.best.figure
+    assert result.to_dict()["search"]["interrupted"] is True
+
+
+def test_an_interrupt_before_any_design_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(search: LocalSearch, *arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalSearch, "schedule", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mined()
+
+
+def test_no_time_at_all_still_has_the_budget_and_a_bound() -> None:
+    options = LocalSearchOptions(max_time_s=0.0)
+    result = mined(options=options, proof=ProofOptions(max_time_s=0.0))
+    assert result.search.out_of_time and not result.interrupted
+    assert result.best is not None and result.best.accelerator == BUDGET
+    assert result.bound is not None and 0 < result.bound < result.best.figure
+
+
+def test_the_number_of_threads_does_not_change_the_answer() -> None:
+    answers = []
+    for workers in (1, 2):
+        document = mined(proof=ProofOptions(workers=workers, guides=3, sharpened=6)).to_dict()
+        for name in ("wall_time_s", "proof_time_s"):
+            document["search"].pop(name)
+        answers.append(document)
+    assert answers[0] == answers[1]
