@@ -126,7 +126,7 @@ def test_the_step_fits_the_best_design_where_it_fits_the_budgets_own(mined: Mine
 def test_the_schedule_of_the_best_design_holds(mined: Mined) -> None:
     """Made again, checked rule by rule, and no shorter than any schedule can be."""
     accelerator = mined.best.accelerator
-    step = mined.model.evaluator.step(accelerator, segments=True)
+    step = mined.model.evaluator.step(accelerator, segments=True, effort="thorough")
     verify(step.problem, step.schedule)
     assert step.schedule.makespan_s == mined.best.iteration_time_s
     assert mined.best.critical_path_s <= mined.best.lower_bound_s <= mined.best.iteration_time_s
@@ -137,3 +137,12 @@ def executed_flops(graph: TrainingGraph) -> float:
     """Matrix FLOPs without the part of causal attention that kernels skip."""
     products = (product for operator in graph.operators for product in operator.work.products)
     return sum(product.flops * (1 - product.masked_fraction) for product in products)
+
+
+def test_the_proof_holds_for_everything_that_was_scheduled(mined: Mined) -> None:
+    """No scheduled design is better than the bound, and the gap is the one between both."""
+    result = mined.result
+    assert result.certificate is not None and result.best is not None and result.bound is not None
+    assert 0 < result.bound <= min(candidate.figure for candidate in result.search.candidates)
+    assert result.optimality_gap == result.best.figure / result.bound - 1
+    assert result.certificate.pruned > 0.95 * result.certificate.within_limits

@@ -321,6 +321,14 @@ class _Proof:
         return time.perf_counter() - self.search.started_s > self.options.max_time_s
 
 
+def designs_within(grid: Grid, limits: Limits) -> tuple[Points, Floats]:
+    """[D, 7] the designs of a grid that keep the limits, and [D] their TDP [W]."""
+    space = grid.space
+    power = np.broadcast_to(np.asarray(tdp_parts(space.mesh(), grid.technology).total, np.float64), space.shape)
+    keeps = _keeps(grid, limits, power)
+    return np.stack(np.nonzero(keeps), axis=1).astype(np.int64), power[keeps].copy()
+
+
 def _keeps(grid: Grid, limits: Limits, power: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Which designs of the mesh keep the limits."""
     space, mesh = grid.space, grid.space.mesh()

@@ -30,8 +30,8 @@ from worklode.search.objective import Limits, Objective
 
 Progress = Callable[[int, int], None]
 
-# Axes that a resource named by the critical path grows along. Waiting is cured by more cores, or by bandwidth where those
-# that hold them are slowed.
+# Axes that a resource named by the critical path grows along. Waiting is cured by more cores, or by bandwidth where
+# those that hold them are slowed.
 _GROWS = {
     "tensor_core": (TENSOR_CORES, ROWS, COLS),
     "vector_core": (VECTOR_CORES, LANES),
