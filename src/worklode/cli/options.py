@@ -40,7 +40,8 @@ Suites = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SUITE]...",
-        help="systolic, gemm, vector, attention, layer, silicon, energy, sram; all where none is named.",
+        help="systolic, gemm, vector, attention, layer, collectives, memory, silicon, energy, sram; "
+        "all where none is named.",
         show_default=False,
     ),
 ]
