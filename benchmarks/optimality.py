@@ -111,8 +111,8 @@ def bound_rates(model: str, budget: str) -> str:
     from worklode.hardware.technology import load_technology
     from worklode.search.bounder import Bounder
     from worklode.search.certificate import designs_within
-    from worklode.search.grid import Grid
     from worklode.search.evaluate import silicon
+    from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
     from worklode.search.tables import WorkloadTables
 
@@ -160,7 +160,7 @@ def page(rows: Sequence[dict[str, Any]], memory: dict[str, int], rates: Sequence
     used = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
     out += [
         "",
-        f"Targets: gap at most {MEAN_GAP:.0%} in the mean and {WORST_GAP:.0%} at worst, {MEAN_TIME_S:.0f} s in the mean,",
+        f"Targets: gap at most {MEAN_GAP:.0%} in the mean, {WORST_GAP:.0%} at worst; {MEAN_TIME_S:.0f} s in the mean;",
         f"2 GiB of memory. Reached: {sum(gaps) / len(gaps):.1%} and {max(gaps):.1%}, {sum(times) / len(times):.1f} s,",
         f"{most / 2**30:.2f} GiB ({used} GiB, capture included).",
     ]

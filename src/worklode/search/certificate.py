@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 # A design whose quick schedule is this much [1] above the best figure is scheduled thoroughly before it is given up:
 # what thorough schedules gain (docs/models/schedule.md).
 PROMISING = 0.02
+# Designs bounded by their options at once, those of the least bound first [count]: some 0.1 s.
+SWEPT_AT_ONCE = 10_000
 # Guides whose paths a design that holds the result back is bounded by [count].
 POLISHING_GUIDES = 4
 
@@ -148,6 +150,7 @@ class _Proof:
         self.points: Points = np.empty((0, len(self.grid.axes)), np.int64)
         self.power: Floats = np.empty(0)
         self.bound: Floats = np.empty(0)
+        self.swept = np.empty(0, np.bool_)
         self.sharp = np.empty(0, np.bool_)
         self.polished = np.empty(0, np.bool_)
         self.polishings = 0
@@ -205,10 +208,9 @@ class _Proof:
         keeps = keeps & (bound < self.best.figure)
         self.points = np.stack(np.nonzero(keeps), axis=1).astype(np.int64)
         self.power, self.bound = power[keeps].copy(), bound[keeps].copy()
-        self.sharp, self.polished, self.seen = np.zeros((3, len(self.points)), np.bool_)
+        self.swept, self.sharp, self.polished, self.seen = np.zeros((4, len(self.points)), np.bool_)
         self.guide_of_best = self._add_guide(self.best.accelerator)
-        for by_options in (False, True):
-            self._raise(self.bounder.bounds(self.points, self.power, by_options=by_options))
+        self._raise(self.bounder.bounds(self.points, self.power))
         scheduled = {candidate.accelerator for candidate in self.search.seen.values()}
         known = {self.grid.space.indices_of(accelerator) for accelerator in scheduled}
         self.seen = np.array([tuple(map(int, row)) in known for row in self.points], np.bool_)
@@ -227,7 +229,12 @@ class _Proof:
     def _drop(self) -> None:
         left = self.bound < self.best.figure
         self.points, self.power, self.bound = self.points[left], self.power[left], self.bound[left]
-        self.sharp, self.polished, self.seen = self.sharp[left], self.polished[left], self.seen[left]
+        self.swept, self.sharp, self.polished, self.seen = (
+            self.swept[left],
+            self.sharp[left],
+            self.polished[left],
+            self.seen[left],
+        )
 
     def _seed_bound(self) -> float:
         """The least bound of the designs outside the space."""
@@ -240,6 +247,9 @@ class _Proof:
         """Sharpen and schedule, best bound first; returns the least bound of what is left."""
         while len(self.points) and not self._out_of_time():
             index = int(self.bound.argmin())
+            if not self.swept[index]:
+                self._sweep_lowest()
+                continue
             if self.sharp[index]:
                 if self.polished[index] or self.polishings == self.options.polished:
                     break
@@ -251,7 +261,9 @@ class _Proof:
             if self.guides < self.options.guides:
                 self._add_guide(accelerator)
                 # The result is at most the least of the sharp bounds: what is above need not be raised further.
-                low = np.flatnonzero(~self.sharp & (self.bound < self.bound[self.sharp].min(initial=np.inf)))
+                least_sharp = self.bound[self.sharp].min(initial=np.inf)
+                low = np.flatnonzero(self.swept & ~self.sharp & (self.bound < least_sharp))
+                low = low[np.argsort(self.bound[low], kind="stable")[: 2 * SWEPT_AT_ONCE]]
                 raised = self.bounder.bounds(self.points[low], self.power[low], by_options=True, last_only=True)
                 self.bound[low] = np.maximum(self.bound[low], raised)
             self.bound[index] = max(self.bound[index], self._sharp_bound(accelerator, float(self.power[index])))
@@ -263,6 +275,15 @@ class _Proof:
                 self.progress(self.sharpened, self.options.sharpened)
         self._schedule_left()
         return self._least()
+
+    def _sweep_lowest(self) -> None:
+        """Bound by their options those designs that may hold the result back soonest, and drop what that rules out."""
+        left = np.flatnonzero(~self.swept)
+        lowest = left[np.argsort(self.bound[left], kind="stable")[:SWEPT_AT_ONCE]]
+        found = self.bounder.bounds(self.points[lowest], self.power[lowest], by_options=True)
+        self.bound[lowest] = np.maximum(self.bound[lowest], found)
+        self.swept[lowest] = True
+        self._drop()
 
     def _polish(self, index: int) -> None:
         """Bound a design by its own path and by those of the nearest guides: which path is best is not known."""
