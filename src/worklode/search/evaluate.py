@@ -10,6 +10,7 @@ import numpy as np
 from worklode.cost.model import CostModel, bound_by_hbm
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.errors import Fault, InternalError, SpecError
+from worklode.graph.canonical import canonical
 from worklode.graph.fusion import FusionReport, fuse
 from worklode.graph.memory import MemoryFootprint, memory_footprint
 from worklode.graph.operator import Phase
@@ -83,6 +84,7 @@ class Evaluator:
         if mode not in get_args(Mode):
             allowed = ", ".join(get_args(Mode))
             raise SpecError(Fault(where="--mode", value=repr(mode), problem="no such mode", allowed=allowed))
+        graph = canonical(graph)  # from here on, nothing depends on the order in which operators were listed
         result = fuse(graph)
         self.technology = technology
         self.mode: Mode = mode
