@@ -92,7 +92,7 @@ class _Rewrite:
             made[self._place[index]] = replace(
                 operator, reads=tuple(reads[index]), after=tuple(sorted(set(after[index])))
             )
-        operators = tuple(made[index] for index in sorted(made))
+        operators = _collectives_in_order([made[index] for index in sorted(made)])
         return replace(old, operators=operators, tensors=_with_saved(self._tensors, operators), loops=())
 
     def _copied_tensors(self, repetition: Repetition, places: dict[int, int]) -> dict[int, int]:
@@ -179,6 +179,20 @@ class _Rewrite:
     def _new_storage(self) -> int:
         self._storages += 1
         return self._storages - 1
+
+
+def _collectives_in_order(operators: list[Operator]) -> tuple[Operator, ...]:
+    """The operators with repeated collectives of an axis in line with the others, as devices must agree on an order."""
+    last: dict[str, int] = {}
+    for index, operator in enumerate(operators):
+        communication = operator.work.communication
+        if communication is None:
+            continue
+        before = last.get(communication.axis, -1)
+        last[communication.axis] = index
+        if before >= 0 and Phase.RECOMPUTE in (operator.phase, operators[before].phase):
+            operators[index] = replace(operator, after=tuple(sorted({*operator.after, before})))
+    return tuple(operators)
 
 
 def _with_saved(tensors: list[Tensor], operators: tuple[Operator, ...]) -> tuple[Tensor, ...]:
