@@ -207,12 +207,13 @@ def _remedy(changes: dict[str, tuple[float, float]], design: Accelerator) -> str
     sentence = "raise " + " and ".join(raised) if raised else ""
     if "hbm_bytes" in changes:
         demand, limit = changes["hbm_bytes"]
+        saved = 100 * (1.0 - limit / demand)
         smaller = (
-            f"save {100 * (1.0 - limit / demand):.2g} % of the step's memory, to {limit / 2**30:.4g} GiB (a smaller batch, "
-            "recomputation), or search a space with more HBM"
+            f"save {saved:.2g} % of the step's memory, to {limit / 2**30:.4g} GiB (a smaller batch, recomputation), or "
+            "search a space with more HBM"
         )
         sentence = f"{sentence}, and {smaller}" if sentence else smaller
-    return f"{sentence}; then {_size(design)} keeps the limits"
+    return f"{sentence}; then a design of {_size(design)} keeps the limits"
 
 
 def _more(share: float) -> str:
@@ -221,10 +222,12 @@ def _more(share: float) -> str:
 
 def _size(design: Accelerator) -> str:
     """A design in words."""
+    cores = "tensor core" if design.num_tensor_cores == 1 else "tensor cores"
+    stacks = "HBM stack" if design.hbm_stacks == 1 else "HBM stacks"
     return (
-        f"{design.num_tensor_cores} x {design.tensor_core_rows}x{design.tensor_core_cols} tensor cores, "
+        f"{design.num_tensor_cores} x {design.tensor_core_rows}x{design.tensor_core_cols} {cores}, "
         f"{design.num_vector_cores} x {design.vector_lanes} lanes, {design.sram_bytes / 2**20:.4g} MiB SRAM, "
-        f"{design.hbm_stacks} HBM stacks"
+        f"{design.hbm_stacks} {stacks}"
     )
 
 
