@@ -91,9 +91,8 @@ def _stages(graph: TrainingGraph, edges: Dependences, rank: Sequence[int]) -> li
 def _microbatches(graph: TrainingGraph, edges: Dependences, rank: Sequence[int]) -> tuple[list[int], int]:
     """[N] microbatch of operators that work on its data, -1 for others, and how many microbatches there are.
 
-    A microbatch is what hangs together by activations and their gradients that stem from inputs. The one with most
-    operators behind it is the first: gradients of the others are added to its own. Parts without backward belong to the
-    first one.
+    A microbatch is what hangs together by activations and their gradients that stem from inputs. One that waits for
+    another comes after it: its gradients are added to those of the other. Parts without backward belong to the first.
     """
     tensors = graph.tensors
     root = list(range(len(graph.operators)))
@@ -125,10 +124,41 @@ def _microbatches(graph: TrainingGraph, edges: Dependences, rank: Sequence[int])
             first[part] = min(first.get(part, own), own)
             if STAGE_OF_PHASE[graph.operators[index].phase] == BACKWARD:
                 with_backward.add(part)
-    number = dict.fromkeys(first, 0)
-    number.update({part: place for place, part in enumerate(sorted(with_backward, key=first.__getitem__))})
-    found = [number[find(index)] if driven[index] else -1 for index in range(len(root))]
-    return found, max(1, len(with_backward))
+    listed = sorted(with_backward, key=first.__getitem__)
+    number = {part: place for place, part in enumerate(listed)}
+    part_of = [number.get(find(index), -1) if driven[index] else -1 for index in range(len(root))]
+    turn = _turns(edges, part_of, len(listed))
+    alone = [0 if found else -1 for found in driven]
+    return [turn[part] if part >= 0 else alone[index] for index, part in enumerate(part_of)], max(1, len(listed))
+
+
+def _turns(edges: Dependences, part_of: list[int], parts: int) -> list[int]:
+    """[parts] place of each in an order in which every one comes after those it waits for, else as they are numbered.
+
+    Where parts wait for one another in a circle, the first of them goes first.
+    """
+    if parts < 2:
+        return [0] * parts
+    waits = [0] * parts  # sets of parts, as bits
+    reached: list[int] = []
+    for index, found in enumerate(edges.before):
+        own = part_of[index]
+        seen = 0
+        for earlier in found:
+            seen |= reached[earlier]
+        if own >= 0:
+            waits[own] |= seen & ~(1 << own)
+        # Through an operator of a part, only the part itself is handed on: it waits for the others on its own account.
+        reached.append(1 << own if own >= 0 else seen)
+    turn = [0] * parts
+    left = list(range(parts))
+    done = 0
+    for place in range(parts):
+        chosen = next((part for part in left if not waits[part] & ~done), left[0])
+        turn[chosen] = place
+        done |= 1 << chosen
+        left.remove(chosen)
+    return turn
 
 
 # --- order within a stage ---------------------------------------------------------------------------------------------

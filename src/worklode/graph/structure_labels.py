@@ -4,8 +4,8 @@ Operators, tensors and storages are the vertices of one graph. Each starts with 
 round after round, every vertex takes in the labels of its neighbours, until no round tells more operators apart
 (1-dimensional Weisfeiler-Lehman; Weisfeiler and Leman, Nauchno-Technicheskaya Informatsia 2(9), 1968). Operators that
 stay alike are told apart by decree, one at a time, as in individualisation-refinement (McKay and Piperno, J. Symbolic
-Computation 60, 2014, section 2), but without their search over all choices: where alike means interchangeable, as in
-all captured graphs tested, every choice leads to the same graph.
+Computation 60, 2014, section 2), the choice by what refinement finds next. Where alike means interchangeable, every
+choice leads to the same graph; their search over all choices, for graphs where it does not, is left out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ Labels = NDArray[np.uint64]
     RESULT,
     RESULT_OF,
 ) = range(12)
+
+# Alike operators of which each is tried as the one told apart [count]. Choice: more than captured graphs have (none),
+# few enough that a graph of many interchangeable operators is done in about a second.
+MOST_TRIED = 16
 
 # Odd multipliers and shifts of SplitMix64's finaliser, which makes every bit depend on all others (Steele, Lea and
 # Flood, OOPSLA 2014, figure 16), and of its increment, the golden ratio in 64 bits.
@@ -74,10 +78,9 @@ def operator_labels(graph: TrainingGraph, edges: Dependences) -> OperatorLabels:
     decrees = 0
     labels, classes = _refined(labels, links, operators)
     while classes < operators:
-        chosen = _first_alike(labels[:operators])
-        labels[chosen] = _mixed(labels[chosen : chosen + 1] + _INCREMENT)[0]
+        choices = [_decreed(labels, links, operators, index) for index in _first_alike(labels[:operators])]
+        labels, classes = min(choices, key=lambda choice: np.sort(choice[0]).tobytes())
         decrees += 1
-        labels, classes = _refined(labels, links, operators)
     rank = np.empty(operators, np.int64)
     rank[np.argsort(labels[:operators])] = np.arange(operators)
     return OperatorLabels(rank=tuple(rank.tolist()), decrees=decrees)
@@ -115,10 +118,18 @@ def _round(labels: Labels, links: _Links) -> Labels:
     return _mixed(new)
 
 
-def _first_alike(labels: Labels) -> int:
-    """An operator of the class of several with the smallest label."""
-    _, first, count = np.unique(labels, return_index=True, return_counts=True)
-    return int(first[np.flatnonzero(count > 1)[0]])
+def _first_alike(labels: Labels) -> list[int]:
+    """The operators with the smallest label that several have; one of them where they are too many to try each."""
+    values, count = np.unique(labels, return_counts=True)
+    alike = np.flatnonzero(labels == values[np.flatnonzero(count > 1)[0]])
+    return [int(index) for index in alike[: len(alike) if len(alike) <= MOST_TRIED else 1]]
+
+
+def _decreed(labels: Labels, links: _Links, operators: int, chosen: int) -> tuple[Labels, int]:
+    """What refinement finds once one operator is told apart by decree."""
+    told = labels.copy()
+    told[chosen] = _mixed(labels[chosen : chosen + 1] + _INCREMENT)[0]
+    return _refined(told, links, operators)
 
 
 def _mixed(values: Labels) -> Labels:
