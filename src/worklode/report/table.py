@@ -202,12 +202,8 @@ def _verdict(document: Document) -> Iterator[RenderableType]:
         sentences.append("It cannot hold the training step: this compares cores, it is no prediction.")
     gap = document.get("optimality_gap")
     if gap is not None:
-        proof = (
-            "no design of this space is better"
-            if gap <= 0
-            else f"no design of this space is better by more than {percent(gap)}"
-        )
-        sentences.append(f"Proven: {proof}.")
+        by = "" if gap <= 0 else f" by more than {percent(gap)}"
+        sentences.append(f"Proven: no design of this space, however it is scheduled, is better{by}.")
     if sentences:
         yield Text("\n" + " ".join(sentences), style="bold green")
 
@@ -336,6 +332,8 @@ def _search(document: Document) -> Iterator[RenderableType]:
         done.append(f"{count(search['pruned'])} ruled out by bounds")
     if search.get("undecided"):
         done.append(f"{count(search['undecided'])} neither")
+    elif search.get("within_limits"):
+        done.append("none left: an exhaustive search has the same answer")
     stopped = ""
     if search.get("interrupted"):
         stopped = " Interrupted: a longer search may find better and proves more."
@@ -343,17 +341,6 @@ def _search(document: Document) -> Iterator[RenderableType]:
         stopped = " The time was used up: a longer search may find better and proves more."
     took = seconds(search["wall_time_s"])
     yield Text(f"\nSearched {count(search['space_size'])} designs: {', '.join(done)}, in {took}.{stopped}")
-    if document.get("optimality_gap") is not None:
-        yield Text(f"Proven: {_proven(document)}")
-
-
-def _proven(document: Document) -> str:
-    """What the gap means, in a sentence."""
-    gap, complete = document["optimality_gap"], document["search"].get("undecided") == 0
-    sentence = f"no design of the space, however scheduled, is better by more than {percent(gap)}"
-    if complete:
-        return sentence + "; with this scheduler none is better at all."
-    return sentence + "."
 
 
 # How the limits of a budget are called and written.

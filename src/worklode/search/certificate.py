@@ -109,6 +109,17 @@ class Certificate:
         }
 
 
+# What the search block says where no design keeps the limits: there is nothing to prove.
+NOTHING_PROVEN: dict[str, Any] = {
+    "within_limits": 0,
+    "pruned": 0,
+    "undecided": 0,
+    "guides": 0,
+    "sharpened": 0,
+    "proof_time_s": 0.0,
+}
+
+
 def prove(
     search: LocalSearch, options: ProofOptions, *, seeds: tuple[Accelerator, ...] = (), progress: Progress | None = None
 ) -> tuple[Certificate, tuple[Guide, ...]]:

@@ -12,7 +12,7 @@ from worklode.hardware.space import DesignSpace
 from worklode.hardware.technology import Technology
 from worklode.schedule.bounds import Guide
 from worklode.search.candidate import Candidate
-from worklode.search.certificate import Certificate, ProofOptions, prove
+from worklode.search.certificate import NOTHING_PROVEN, Certificate, ProofOptions, prove
 from worklode.search.evaluate import Evaluator
 from worklode.search.evaluation import Evaluation, accelerator_dict
 from worklode.search.grid import Grid
@@ -118,7 +118,7 @@ class MiningResult:
                 "space_size": self.search.space_size,
                 "estimated": self.search.estimated,
                 "evaluated": self.search.evaluated,
-                **({} if self.certificate is None else self.certificate.to_dict()),
+                **(NOTHING_PROVEN if self.certificate is None else self.certificate.to_dict()),
                 "wall_time_s": self.search.wall_time_s,
                 "out_of_time": self.search.out_of_time,
                 "interrupted": self.interrupted,
