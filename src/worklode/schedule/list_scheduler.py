@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -79,9 +79,10 @@ MORE_POLICIES = (
 )
 # Passes of justification after the policies [count]: of the best with "quick", of each with "thorough".
 JUSTIFICATIONS = 2
-# Schedules tried by local search with "thorough" [count], from how many starts [count].
+# Schedules tried by local search with "thorough" [count], a third of them in each round, and from how many starts in
+# each round [count]. Measured in docs/models/schedule.md.
 THOROUGH_EVALUATIONS = 400
-STARTS = 4
+CLIMBERS = (4, 2, 1)
 # Largest change of a priority in a step of the local search, relative to the longest task [1].
 SHIFT = 2.0
 NO_SEQUENCE = np.empty(0, np.int64)
@@ -130,8 +131,8 @@ def schedule(
     Args:
         problem: tasks, options, capacities.
         priorities: [N] higher goes first; default the longest remaining path [s]. Given, every pass runs forward.
-        rank: [N] lower goes first among tasks equal in priority and duration; give it where the result must not
-            depend on the order of the tasks.
+        rank: [N] lower goes first among tasks equal in priority and duration; give it (`canonical_rank`) where the
+            result must not depend on the order of the tasks.
         segments: also return the progress of every task (slower; `verify` and the trace need it).
         effort: "thorough" tries more policies and then improves the best (`improve`): some hundred times as long.
 
@@ -209,7 +210,8 @@ class _Passes:
         self.forward_only = priorities is not None
         self.priorities = self.remaining_s if priorities is None else np.asarray(priorities, np.float64)
         self.rank = np.zeros(n, np.int64) if rank is None else np.asarray(rank, np.int64)
-        self.bound_s = quick_bound(problem, self.table, self.remaining_s)
+        # Rounded, so that the order in which the bound adds items does not matter.
+        self.bound_s = float(f"{quick_bound(problem, self.table, self.remaining_s):.9e}")
         self.goal_s = self.bound_s * (1.0 + GOOD_ENOUGH)
         self.forward = Tasks(
             predecessor_start=problem.predecessor_start,
@@ -266,7 +268,7 @@ class _Passes:
         return founds
 
     def climb(self, founds: list[Found], evaluations: int, seed: int) -> list[Found]:
-        """Local search from the best schedules of different policies and directions, then justification."""
+        """Local search from the best of different policies and directions, then justification of what it finds."""
         starts: list[Found] = []
         for found in sorted(founds, key=_makespan):
             known = any(found.policy == other.policy and found.backward == other.backward for other in starts)
@@ -276,25 +278,35 @@ class _Passes:
         if not len(weight) or weight[-1] <= 0.0:
             return []
         random = np.array([seed * 2 + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        longest_s = float(self.table.duration_s[self.fastest].max())
-        climbed: list[Found] = []
-        for found in starts[:STARTS]:
-            rules = found.rules._replace(wanted=found.rules.wanted.copy(), priority=found.rules.priority.copy())
-            climb(
-                found.tasks,
-                rules,
-                self.state,
-                role_start,
-                role_tasks,
-                weight,
-                evaluations // STARTS,
-                self.goal_s,
-                SHIFT * longest_s,
-                random,
+        shift_s = SHIFT * float(self.table.duration_s[self.fastest].max())
+        climbed = [
+            replace(
+                found,
+                rules=found.rules._replace(wanted=found.rules.wanted.copy(), priority=found.rules.priority.copy()),
             )
-            climbed.append(self.run(found.tasks, rules, found.backward, found.policy))
-            climbed += self.justify(climbed[-1])
-        return climbed
+            for found in starts[: CLIMBERS[0]]
+        ]
+        # Successive halving: the better half climbs on.
+        for climbers in CLIMBERS:
+            climbed = sorted(climbed, key=_makespan)[:climbers]
+            steps = evaluations // (len(CLIMBERS) * len(climbed))
+            for place, found in enumerate(climbed):
+                least_s = climb(
+                    found.tasks,
+                    found.rules,
+                    self.state,
+                    role_start,
+                    role_tasks,
+                    weight,
+                    steps,
+                    self.goal_s,
+                    shift_s,
+                    random,
+                )
+                climbed[place] = replace(found, makespan_s=least_s)
+        best = min(climbed, key=_makespan)
+        top = self.run(best.tasks, best.rules, best.backward, best.policy)
+        return [top, *self.justify(top)]
 
     def _roles(self) -> tuple[Ints, Ints, Floats]:
         """Tasks by work item, items in the order of their first rank; and running sums of the weights of items."""
