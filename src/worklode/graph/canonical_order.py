@@ -228,15 +228,13 @@ def _run_stage(graph: TrainingGraph, within: _Within, emitter: _Emitter) -> None
                 missing[later] -= 1
                 if not missing[later]:
                     heappush(ready, (height[later], emitter.tie[later], later))
-    for index in sorted(within.members, key=lambda other: (depth[other], emitter.tie[other])):
-        if not emitter.placed[index]:
-            emitter.pull(index, depth)
 
 
 def _driven(graph: TrainingGraph, within: _Within, height: dict[int, int]) -> set[int]:
     """Operators that run as soon as they can: those that stem from the beginning of the stage's longest chain.
 
-    In the optimizer's stage, all: every parameter has a chain of its own.
+    So do those that nothing of the stage waits for: what they need is there, or comes with them. In the optimizer's
+    stage, all: every parameter has a chain of its own.
     """
     operators = graph.operators
     if all(operators[index].phase is Phase.OPTIMIZER for index in within.members):
@@ -247,6 +245,6 @@ def _driven(graph: TrainingGraph, within: _Within, height: dict[int, int]) -> se
     most = max(height[index] for index in begins)
     found = {index for index in begins if height[index] == most}
     for index in within.members:
-        if any(earlier in found for earlier in within.before[index]):
+        if not within.behind[index] or any(earlier in found for earlier in within.before[index]):
             found.add(index)
     return found
