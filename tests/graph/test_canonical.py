@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from worklode.graph.canonical import canonical, renumbered
 from worklode.graph.dependences import dependences
 from worklode.graph.file import graph_digest
+from worklode.graph.fusion import fuse
 from worklode.graph.memory import memory_footprint
 from worklode.graph.operator import OperatorKind, Phase, TensorRole
 from worklode.graph.structure_labels import MOST_TRIED, operator_labels
@@ -306,3 +307,34 @@ def test_renumbering_back_gives_the_graph_again() -> None:
     other = renumbered(graph, reverse)
     assert graph_digest(other) != graph_digest(graph)
     assert graph_digest(renumbered(other, reverse)) == graph_digest(graph)
+
+
+# --- captured steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dlrm", {}),
+        ("resnet18", {}),
+        ("vgg16", {}),
+        ("bert-base", {}),
+        ("dlrm", {"accumulation_steps": 3}),
+        ("resnet18", {"accumulation_steps": 3}),
+        ("bert-base", {"accumulation_steps": 2, "recompute": "full"}),
+    ],
+)
+def test_captured_steps_keep_their_memory_and_need_no_decree(name: str, options: dict[str, int | str]) -> None:
+    """The recorded order is not known to the canonical one, but lives of tensors are about as short in both."""
+    pytest.importorskip("torch", reason="capturing needs torch")
+    from worklode.frontend.api import capture
+    from worklode.frontend.options import CaptureOptions
+
+    graph = capture(name, CaptureOptions(**options))  # type: ignore[arg-type]
+    assert operator_labels(graph, dependences(graph)).decrees == 0
+    found = canonical(relisted(graph, 1))
+    assert graph_digest(found) == graph_digest(canonical(graph))
+    recorded, reordered = memory_footprint(fuse(graph).graph), memory_footprint(fuse(found).graph)
+    assert reordered.total_peak == pytest.approx(recorded.total_peak, rel=0.01)
+    assert reordered.activations_peak <= 1.01 * recorded.activations_peak
+    assert len(fuse(found).graph.operators) <= 1.01 * len(fuse(graph).graph.operators)
