@@ -38,6 +38,8 @@ TICKS = 100_000
 CHOICE_TICKS = 10_000
 # Gap [1] below which an optimum is called proven: what the rounding to ticks may leave for some dozens of tasks.
 PROVEN_GAP = 1e-3
+# Figures closer than this [1] differ by rounding, which lower bounds allow for.
+EQUAL = 1e-9
 # Share of the time limit for the lower bound [1]; what is left over goes to better schedules. Choice: a bound is what
 # only the solver can give, good schedules come from the list scheduler too.
 BOUND_SHARE = 0.7
@@ -143,7 +145,7 @@ def choose_exactly(
 
     Args:
         variants: problems with the same tasks and dependences.
-        schedules: a schedule of each to start from; default those of the list scheduler.
+        schedules: a schedule of each to start from, with segments; default those of the list scheduler.
         time_limit_s: for the solver, both models together.
         ticks: resolution of time.
         workers: threads of the solver. With several, the answer may differ from run to run.
@@ -153,7 +155,7 @@ def choose_exactly(
         InternalError: some task of some variant fits no option.
     """
     assert variants, "nothing to choose among"
-    known = tuple(schedules) if schedules is not None else tuple(schedule(v.problem) for v in variants)
+    known = tuple(schedules) if schedules is not None else tuple(_listed(v.problem) for v in variants)
     figures = np.array([v.weight * s.makespan_s for v, s in zip(variants, known, strict=True)])
     bounds = np.array([v.weight * v.lower_bound_s for v in variants]) * float(use_bounds)
     first = int(figures.argmin())
@@ -162,11 +164,11 @@ def choose_exactly(
     )
     own = float(bounds.min())
     if best.figure <= 0:
-        return _outcome(variants, best, 0.0, 0.0, (), finished=True)
+        return _outcome(best, 0.0, 0.0, (), finished=True)
     # What cannot be better than the best known is not in the models.
-    open_ = np.flatnonzero(bounds < best.figure)
+    open_ = np.flatnonzero(bounds < best.figure * (1 - EQUAL))
     if len(open_) == 0:
-        return _outcome(variants, best, 0.0, min(own, best.figure), (), finished=True)
+        return _outcome(best, 0.0, min(own, best.figure), (), finished=True)
     inside = [variants[int(number)] for number in open_]
     tick = best.figure / ticks
     relaxed = ExactModel(inside, Coupling.RELAXED, tick=tick, most_ticks=ticks, use_bounds=use_bounds)
@@ -174,7 +176,7 @@ def choose_exactly(
         relaxed.hint(_floored(relaxed, int(np.searchsorted(open_, first)), known[first]))
     answer, took_s = _timed(relaxed, BOUND_SHARE * time_limit_s, workers)
     # None within `ticks`: then nothing is better than the best known.
-    proven = min(answer.bound_ticks * tick, best.figure)
+    proven = min(answer.bound_ticks * tick, best.figure * (1 - EQUAL))
     answers = [(Coupling.RELAXED.value, answer.status, took_s)]
     finished = answer.finished
     lower = max(proven, min(own, best.figure))
@@ -186,12 +188,17 @@ def choose_exactly(
             )
             answers.append((Coupling.MALLEABLE.value, found.status, seconds))
             finished = finished and found.finished
-    return _outcome(variants, best, proven, min(own, best.figure), tuple(answers), finished=finished)
+    return _outcome(best, proven, min(own, best.figure), tuple(answers), finished=finished)
+
+
+def _listed(problem: ScheduleProblem) -> Schedule:
+    """The best the list scheduler does, with segments."""
+    return schedule(problem, segments=True, effort="thorough")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Incumbent:
-    """The best known; the schedule may lack its segments."""
+    """The best known."""
 
     variant: int
     figure: float
@@ -244,7 +251,6 @@ def _malleable(
 
 
 def _outcome(
-    variants: Sequence[Variant],
     best: _Incumbent,
     solver_bound: float,
     own_bound: float,
@@ -252,14 +258,9 @@ def _outcome(
     *,
     finished: bool,
 ) -> ExactChoice:
-    found = best.schedule
-    if len(found.segment_task) == 0 and len(found.option):
-        again = schedule(variants[best.variant].problem, segments=True)
-        # Schedules that were given need not be those of the list scheduler of today.
-        found = again if again.makespan_s <= found.makespan_s else found
     return ExactChoice(
         variant=best.variant,
-        schedule=found,
+        schedule=best.schedule,
         figure=best.figure,
         lower_bound=max(solver_bound, own_bound),
         solver_bound=solver_bound,
@@ -287,8 +288,8 @@ def _fluid(
     variant = variants[placement.variant]
     option = _options(modes, placement)
     fixed = with_options(variant.problem, option)
-    found = schedule(fixed, priorities=-np.array(placement.start_ticks, np.float64), segments=True)
-    found = replace(found, option=option)
+    in_order = schedule(fixed, priorities=-np.array(placement.start_ticks, np.float64), segments=True)
+    found = replace(min(in_order, _listed(fixed), key=lambda tried: tried.makespan_s), option=option)
     return _Incumbent(
         variant=int(numbers[placement.variant]),
         figure=variant.weight * found.makespan_s,
