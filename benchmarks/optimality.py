@@ -53,7 +53,7 @@ def mined(model: str, graph: Any, budget: str, objective: str) -> dict[str, Any]
         "budget": budget,
         "objective": objective,
         "gap": document["optimality_gap"],
-        "own": best["objective_value"] / (best["lower_bound_s"] * power) - 1.0,
+        "own": min(best["objective_value"] / (best["lower_bound_s"] * power) - 1.0, document["optimality_gap"]),
         "gain": document["improvement"],
         "search_s": search["wall_time_s"],
         "mine_s": took,

@@ -6,6 +6,7 @@ is sharpened, and the design is scheduled, until the least bound belongs to a de
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ Progress = Callable[[int, int], None]
 # A design whose quick schedule is this much [1] above the best figure is scheduled thoroughly before it is given up:
 # what thorough schedules gain (docs/models/schedule.md).
 PROMISING = 0.02
-# Designs bounded by their options at once, those of the least bound first [count]: some 0.1 s.
-SWEPT_AT_ONCE = 10_000
+# Options of all items of all designs that are bounded at once, those of the least bound first [count]: some 0.1 s.
+SWEPT_OPTIONS = 8_000_000
+# Size of a path structure (classes of all groups) up to which a proof makes all the guides and sharp bounds it may;
+# beyond, their number falls, to these shares at least [count, 1].
+EASY_STRUCTURE, LEAST_GUIDES, LEAST_SHARPENED = 1500, 0.5, 0.2
 # Guides whose paths a design that holds the result back is bounded by [count].
 POLISHING_GUIDES = 4
 
@@ -38,8 +42,9 @@ class ProofOptions:
     """How much work a proof does; all counts, so that the same input gives the same answer on any machine.
 
     Attributes:
-        guides: designs for which the best prices are found, to bound all others with.
-        sharpened: designs whose bound is sharpened one by one, at most, from the prices of the nearest guide.
+        guides: designs for which the best prices are found, to bound all others with; fewer for large structures.
+        sharpened: designs whose bound is sharpened one by one, at most, from the prices of the nearest guide; fewer for
+            large structures.
         polished: of these, how many are bounded again by several paths, where they hold the result back.
         max_evaluations: designs to schedule besides those of the local search, best bound first. If no more are left
             that the bounds do not rule out, the answer is that of an exhaustive search.
@@ -165,6 +170,9 @@ class _Proof:
         self.sharp = np.empty(0, np.bool_)
         self.polished = np.empty(0, np.bool_)
         self.polishings = 0
+        self.most_guides = self.most_sharpened = 0
+        per_design = sum(tables.options_per_design for tables in search.estimator.tables)
+        self.portion = max(SWEPT_OPTIONS // per_design, 1000)
         self.seen = np.empty(0, np.bool_)
         self.sharpened = 0
         self.scheduled = 0
@@ -221,6 +229,10 @@ class _Proof:
         self.power, self.bound = power[keeps].copy(), bound[keeps].copy()
         self.swept, self.sharp, self.polished, self.seen = np.zeros((4, len(self.points)), np.bool_)
         self.guide_of_best = self._add_guide(self.best.accelerator)
+        size = max(len(guide.structure.group_class) for guide in self.guide_of_best)
+        effort = min(1.0, EASY_STRUCTURE / max(size, 1))
+        self.most_guides = math.ceil(self.options.guides * max(effort, LEAST_GUIDES))
+        self.most_sharpened = math.ceil(self.options.sharpened * max(effort, LEAST_SHARPENED))
         self._raise(self.bounder.bounds(self.points, self.power))
         scheduled = {candidate.accelerator for candidate in self.search.seen.values()}
         known = {self.grid.space.indices_of(accelerator) for accelerator in scheduled}
@@ -266,15 +278,15 @@ class _Proof:
                     break
                 self._polish(index)
                 continue
-            if self.sharpened == self.options.sharpened:
+            if self.sharpened >= self.most_sharpened:
                 break
             accelerator = self.grid.accelerator(point_of(self.points[index]))
-            if self.guides < self.options.guides:
+            if self.guides < self.most_guides:
                 self._add_guide(accelerator)
                 # The result is at most the least of the sharp bounds: what is above need not be raised further.
                 least_sharp = self.bound[self.sharp].min(initial=np.inf)
                 low = np.flatnonzero(self.swept & ~self.sharp & (self.bound < least_sharp))
-                low = low[np.argsort(self.bound[low], kind="stable")[: 2 * SWEPT_AT_ONCE]]
+                low = low[np.argsort(self.bound[low], kind="stable")[: 2 * self.portion]]
                 raised = self.bounder.bounds(self.points[low], self.power[low], by_options=True, last_only=True)
                 self.bound[low] = np.maximum(self.bound[low], raised)
             self.bound[index] = max(self.bound[index], self._sharp_bound(accelerator, float(self.power[index])))
@@ -283,14 +295,14 @@ class _Proof:
             self._visit(index)
             self._drop()
             if self.progress is not None:
-                self.progress(self.sharpened, self.options.sharpened)
+                self.progress(self.sharpened, self.most_sharpened)
         self._schedule_left()
         return self._least()
 
     def _sweep_lowest(self) -> None:
         """Bound by their options those designs that may hold the result back soonest, and drop what that rules out."""
         left = np.flatnonzero(~self.swept)
-        lowest = left[np.argsort(self.bound[left], kind="stable")[:SWEPT_AT_ONCE]]
+        lowest = left[np.argsort(self.bound[left], kind="stable")[: self.portion]]
         found = self.bounder.bounds(self.points[lowest], self.power[lowest], by_options=True)
         self.bound[lowest] = np.maximum(self.bound[lowest], found)
         self.swept[lowest] = True

@@ -199,7 +199,8 @@ def option_bounds(
     for entry in range(len(vector_ladder_start) - 1):
         more = max(more, vector_ladder_start[entry + 1] - vector_ladder_start[entry])
     takes, used = np.empty((items, room + more)), np.empty((items, room + more, 3))
-    options = np.empty(items, np.int64)
+    options, num_beside = np.empty(items, np.int64), np.empty(items, np.int64)
+    beside = np.empty((items, room + more), np.int64)
     least = np.empty(3)
     for d in range(designs):
         vector, alone = vector_core_s[width_of[d]], alone_core_s[width_of[d]]
@@ -215,15 +216,15 @@ def option_bounds(
                     cores = ladder[j]
                     products = tensor_s[shape_row[shape_of[d], j], u]
                     moving = hbm_bytes[tensor_size_row[size_of[d], j], u] * per_byte
-                    beside, computing = 0.0, products
+                    lane_cores, computing = 0.0, products
                     if has_lanes[u]:
-                        beside = max(1.0, np.ceil(cores * vector_cores[d] * per_tensor - 1e-9))
-                        lanes = max(vector[u] / beside, wide[u])
+                        lane_cores = max(1.0, np.ceil(cores * vector_cores[d] * per_tensor - 1e-9))
+                        lanes = max(vector[u] / lane_cores, wide[u])
                         computing = max(products, lanes) + min(products, lanes) * shown[u]
                     lasts = duration(computing, moving, start_s, exposed, False, fill_s)
                     takes[u, at] = lasts
                     used[u, at, 0] = cores * per_tensor * lasts
-                    used[u, at, 1] = beside * per_vector * lasts
+                    used[u, at, 1] = lane_cores * per_vector * lasts
                     used[u, at, 2] = moving
                     at += 1
             if (has_lanes[u] and not has_products[u]) or alone[u] < np.inf:
@@ -253,6 +254,23 @@ def option_bounds(
                     least[resource] = min(least[resource], used[u, option, resource])
             for resource in range(3):
                 sums[resource] += count[u] * least[resource]
+            # What pays for resources only never takes an option that another one undercuts in all of them.
+            few = 0
+            for option in range(at):
+                undercut = False
+                for other in range(few):
+                    kept = beside[u, other]
+                    if (
+                        used[u, kept, 0] <= used[u, option, 0]
+                        and used[u, kept, 1] <= used[u, option, 1]
+                        and used[u, kept, 2] <= used[u, option, 2]
+                    ):
+                        undercut = True
+                        break
+                if not undercut:
+                    beside[u, few] = option
+                    few += 1
+            num_beside[u] = few
         best = max(sums[0], max(sums[1], sums[2]))
         for g in range(guides):
             value = 0.0
@@ -270,7 +288,8 @@ def option_bounds(
                 u = group_item[group]
                 cheapest = np.inf
                 for at in range(price_start[group], price_start[group + 1]):
-                    for option in range(options[u]):
+                    for place in range(num_beside[u]):
+                        option = beside[u, place]
                         pays = price[at, 0] * used[u, option, 0] + price[at, 1] * used[u, option, 1]
                         pays += price[at, 2] * used[u, option, 2]
                         cheapest = min(cheapest, pays)

@@ -63,6 +63,12 @@ class WorkloadTables:
         self.grown_widths = Table(items, lambda key: model.all_vector_cores_s(self._grown_width(key)))
         self.grown_alone = Table(items, lambda key: model.all_lanes_alone_s(self._grown_width(key)))
 
+    @property
+    def options_per_design(self) -> int:
+        """About how many options all items of a design have [count]."""
+        longest = int(np.diff(self.ladders.start).max()) + int(np.diff(self.ladders.vector_start).max())
+        return len(self.evaluator.arrays.items) * longest
+
     def shape_rows(self, points: Points) -> Points:
         """[D] rows of `shapes`."""
         return self.shapes.index(points[:, ROWS] * len(self.grid.axes[COLS]) + points[:, COLS])
