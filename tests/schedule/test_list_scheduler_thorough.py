@@ -114,7 +114,8 @@ def test_compiled_pass_equals_the_interpreted_one(problem: ScheduleProblem, poli
     found = passes.begin((policy,))[0]
     state = new_state(len(problem.item_of), 0)
     interpreted = cast(Any, list_schedule).py_func
-    assert interpreted(found.tasks, found.rules, state) == found.makespan_s
+    with np.errstate(divide="ignore"):  # a task that strict sharing leaves without bandwidth ends at infinity
+        assert interpreted(found.tasks, found.rules, state) == found.makespan_s
     assert (state.start == found.start).all()
     assert (state.held == found.option).all()
 
