@@ -73,14 +73,14 @@ def test_one_model_of_all_variants_is_as_good_as_each_alone() -> None:
         variants = [
             Variant(
                 problem=training_problem(
-                    1, branches=2, num_tensor_cores=t, num_vector_cores=v, hbm_load=0.2, seed=seed
+                    1, branches=2, num_tensor_cores=t, num_vector_cores=v, hbm_load=0.0, seed=seed
                 ),
                 weight=float(random.uniform(1.0, 1.3)) * (t + v) ** 0.5,
             )
             for t, v in ((1, 2), (2, 1), (3, 2))
         ]
-        together = choose_exactly(variants, time_limit_s=1.5, use_bounds=False)
-        alone = [choose_exactly([variant], time_limit_s=0.7, use_bounds=False) for variant in variants]
+        together = choose_exactly(variants, time_limit_s=1.0, use_bounds=False)
+        alone = [choose_exactly([variant], time_limit_s=1.0, use_bounds=False) for variant in variants]
         best = min(found.figure for found in alone)
         # What is proven of all together holds of each, and what is proven of each bounds what all together reach.
         assert together.lower_bound <= best * (1 + 1e-9), seed
@@ -124,7 +124,7 @@ def test_a_hint_is_a_solution_of_the_relaxed_model() -> None:
     """Otherwise the solver starts from nothing: every schedule, floored to ticks, keeps all constraints and cuts."""
     from ortools.sat.python import cp_model
 
-    from worklode.schedule.exact import _floored
+    from worklode.schedule.exact_placement import floored
 
     for seed in range(40):
         problem = small_problem(seed)
@@ -133,7 +133,7 @@ def test_a_hint_is_a_solution_of_the_relaxed_model() -> None:
             continue
         variant = Variant(problem=problem, lower_bound_s=lower_bounds(problem).makespan_s)
         model = ExactModel([variant], Coupling.RELAXED, tick=known.makespan_s / 5000, most_ticks=5000, use_bounds=True)
-        model.hint(_floored(model, 0, known))
+        model.hint(floored(model, 0, known))
         solver = cp_model.CpSolver()
         solver.parameters.fix_variables_to_their_hinted_value = True
         assert solver.solve(model.model) == cp_model.OPTIMAL, seed
