@@ -144,3 +144,20 @@ def test_usage_counts_ends_before_starts() -> None:
     time_s, used = usage(np.array([0.0, 1.0, 1.0]), np.array([1.0, 3.0, 2.0]), np.array([2.0, 1.0, 1.0]))
     assert time_s.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert used.tolist() == [2.0, 2.0, 1.0, 0.0]
+
+
+def test_a_segment_of_no_length_is_no_overlap() -> None:
+    """Rounding may leave one that begins where a longer one begins, in either order."""
+    problem = problem_from_lists(
+        [[]], [[(1, 0, 2.0, 0.0)]], num_tensor_cores=1, num_vector_cores=1, hbm_bytes_per_s=1.0
+    )
+    whole = schedule(problem, segments=True)
+    for order in ([0, 1], [1, 0]):
+        split = replace(
+            whole,
+            segment_task=np.zeros(2, np.int64),
+            segment_start_s=np.zeros(2),
+            segment_end_s=np.array([2.0, 0.0])[order],
+            segment_rate=np.ones(2),
+        )
+        verify(problem, split)

@@ -358,14 +358,16 @@ class _Passes:
         if found.backward:
             start, end = found.makespan_s - end, found.makespan_s - start
             segment_start, segment_end = found.makespan_s - segment_end, found.makespan_s - segment_start
+        # Turning time round may round the shortest segments to nothing.
+        lasts = segment_end > segment_start
         return Schedule(
             start_s=start,
             end_s=end,
             option=found.option,
-            segment_task=state.segment_task[:count],
-            segment_start_s=segment_start,
-            segment_end_s=segment_end,
-            segment_rate=rate,
+            segment_task=state.segment_task[:count][lasts],
+            segment_start_s=segment_start[lasts],
+            segment_end_s=segment_end[lasts],
+            segment_rate=rate[lasts],
         )
 
     def settle(self, found: Found) -> Found:

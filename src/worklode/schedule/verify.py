@@ -101,7 +101,7 @@ def _check_segments(problem: ScheduleProblem, schedule: Schedule, duration_s: Fl
     bad = (start_s < schedule.start_s[task] - allowed_s) | (end_s > schedule.end_s[task] + allowed_s)
     if bad.any():
         raise InternalError(f"task {task[_first(bad)]} advances outside its start and end")
-    by_task = np.lexsort((start_s, task))
+    by_task = np.lexsort((end_s, start_s, task))
     same = task[by_task][1:] == task[by_task][:-1]
     bad = same & (start_s[by_task][1:] < end_s[by_task][:-1] - allowed_s)
     if bad.any():
