@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from worklode.cost.model import CostModel, bound_by_hbm
+from worklode.cost.model import CommunicationTimes, CostModel, bound_by_hbm
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.errors import Fault, InternalError, SpecError
 from worklode.graph.canonical import canonical
@@ -99,9 +99,19 @@ class Evaluator:
         self.matrix_macs = graph.matrix_flops() / 2
         self._reported: dict[Accelerator, ScheduledStep] = {}
 
-    def step(self, accelerator: Accelerator, *, segments: bool = False, effort: Effort = "quick") -> ScheduledStep:
-        """Cost and schedule the step on a design; see `schedule.list_scheduler.schedule`."""
-        costs = self.model.on(accelerator)
+    def step(
+        self,
+        accelerator: Accelerator,
+        *,
+        segments: bool = False,
+        effort: Effort = "quick",
+        communication_s: CommunicationTimes | None = None,
+    ) -> ScheduledStep:
+        """Cost and schedule the step on a design; see `schedule.list_scheduler.schedule`.
+
+        `communication_s` gives times to the collectives of a shard; a step of one device has none.
+        """
+        costs = self.model.on(accelerator, communication_s)
         problem = self._problem(costs, accelerator)
         return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
 

@@ -1,0 +1,245 @@
+"""What every segment of a shard costs on an accelerator, pass by pass; equal segments are scheduled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from worklode.cost.model import CommunicationTimes
+from worklode.graph.training_graph import TrainingGraph
+from worklode.graph.work import Communication
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.energy import energy_constants
+from worklode.hardware.technology import Technology
+from worklode.partition.data_parallel import divided_update
+from worklode.partition.plan import TensorPlan
+from worklode.partition.recompute import RecomputePolicy, recompute
+from worklode.partition.segments import BACKWARD, Pass, Segments, pass_graph, segments
+from worklode.partition.stage_memory import BYTES_PER_PARAMETER, MemoryModel, StateOptions, StateRule
+from worklode.partition.tensor_parallel import shard
+from worklode.search.evaluate import Evaluator, Mode, ScheduledStep
+
+Execution = Literal["dataflow", "streams", "one-stream"]
+"""How a device runs the operators of a pass.
+
+`dataflow`: as its schedule says, several beside one another where cores are free. `streams`: kernels one after another in
+the order of the program on all cores, collectives on a stream of their own, as Megatron-LM issues them on GPUs (arXiv
+2205.05198). `one-stream`: collectives in line with the kernels too, as it did before (arXiv 2104.04473)."""
+
+MOMENT_BYTES, MASTER_BYTES = 8, 4
+"""Two moments and a copy of the weights in 32 bits [bytes per parameter]: arXiv 1910.02054, section 3.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassCost:
+    """One pass of one segment on one device for one microbatch.
+
+    Attributes:
+        time_s: with its collectives [s].
+        compute_s: the same if collectives took no time; the rest of `time_s` is exposed communication [s].
+        dynamic_j: energy without leakage [J].
+        flops: of matrix products.
+        communication_bytes: of whole tensors of its collectives [bytes].
+    """
+
+    time_s: float = 0.0
+    compute_s: float = 0.0
+    dynamic_j: float = 0.0
+    flops: int = 0
+    communication_bytes: int = 0
+
+    def __add__(self, other: PassCost) -> PassCost:
+        return PassCost(
+            time_s=self.time_s + other.time_s,
+            compute_s=self.compute_s + other.compute_s,
+            dynamic_j=self.dynamic_j + other.dynamic_j,
+            flops=self.flops + other.flops,
+            communication_bytes=self.communication_bytes + other.communication_bytes,
+        )
+
+
+class DividedModel:
+    """One microbatch of a model, sharded, recomputing and divided into segments; for any number of accelerators.
+
+    Attributes:
+        divided: the segments of one shard.
+        memory: of its segments.
+        whole: the graph of one device before it was sharded.
+        technology, mode: as for `Evaluator`.
+    """
+
+    def __init__(
+        self,
+        graph: TrainingGraph,
+        technology: Technology,
+        *,
+        plan: TensorPlan | None = None,
+        tensor: int = 1,
+        sequence_parallel: bool = False,
+        policy: RecomputePolicy = RecomputePolicy.NONE,
+        early_stop: bool = True,
+        mode: Mode = "split",
+    ) -> None:
+        made = graph
+        if tensor > 1:
+            assert plan is not None, "checked by the caller"
+            made = shard(graph, plan, devices=tensor, sequence_parallel=sequence_parallel).graph
+        self.whole = graph
+        self.technology = technology
+        self.mode: Mode = mode
+        repeated = recompute(made, policy, early_stop=early_stop)
+        self.notes = repeated.notes
+        self.divided: Segments = segments(repeated.graph)
+        self.memory = MemoryModel(self.divided)
+        self._evaluators: dict[tuple[object, ...], Evaluator | None] = {}
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Segments that are repeated blocks."""
+        return tuple(place for place, segment in enumerate(self.divided.segments) if segment.unit is not None)
+
+    def evaluator(self, place: int, passes: Sequence[Pass]) -> Evaluator | None:
+        """The step of some passes of a segment, shared by equal segments; None where they have no operator."""
+        return self._evaluator((self.divided.segments[place].kind, *passes), lambda: self._graph(place, passes))
+
+    def update_evaluator(self, place: int, options: StateOptions) -> Evaluator | None:
+        """The optimizer step of a segment at the share of one replica."""
+        share = options.data_parallel if options.zero >= 1 else 1
+        key = (self.divided.segments[place].kind, Pass.OPTIMIZER, share, self._tied(place))
+        return self._evaluator(key, lambda: divided_update(self._graph(place, (Pass.OPTIMIZER,)), options))
+
+    def _tied(self, place: int) -> bool:
+        return any(place in tie.segments for tie in self.divided.ties)
+
+    def _graph(self, place: int, passes: Sequence[Pass]) -> TrainingGraph:
+        return pass_graph(self.divided, [place], *passes)
+
+    def _evaluator(self, key: tuple[object, ...], make: Callable[[], TrainingGraph]) -> Evaluator | None:
+        if key not in self._evaluators:
+            graph = make()
+            self._evaluators[key] = Evaluator(graph, self.technology, mode=self.mode) if graph.operators else None
+        return self._evaluators[key]
+
+
+class SegmentCosts:
+    """Costs of the segments of a divided model on one accelerator and network."""
+
+    def __init__(
+        self,
+        model: DividedModel,
+        accelerator: Accelerator,
+        communication_s: CommunicationTimes,
+        execution: Execution = "dataflow",
+    ) -> None:
+        self.model = model
+        self.execution: Execution = execution
+        self.accelerator = accelerator
+        self._communication_s = communication_s
+        self._known: dict[int, PassCost] = {}
+
+    def forward(self, place: int) -> PassCost:
+        """Forward of a segment."""
+        return self._cost(self.model.evaluator(place, (Pass.FORWARD,)))
+
+    def backward(self, place: int) -> PassCost:
+        """Backward of a segment in one go, recomputation included."""
+        return self._cost(self.model.evaluator(place, BACKWARD))
+
+    def input_gradient(self, place: int) -> PassCost:
+        """The part of backward that the segment before waits for."""
+        return self._cost(self.model.evaluator(place, (Pass.INPUT_GRADIENT,)))
+
+    def weight_gradient(self, place: int) -> PassCost:
+        """The rest of backward."""
+        return self._cost(self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,)))
+
+    def update(self, place: int, options: StateOptions) -> PassCost:
+        """Optimizer step of a segment; with 32-bit state at least the time HBM takes for its bytes."""
+        found = self._cost(self.model.update_evaluator(place, options))
+        if options.rule is StateRule.CAPTURED:
+            return found
+        share = options.data_parallel if options.zero >= 1 else 1
+        parameters = self.model.memory.model_state([place], options.rule).elements / share
+        moved = parameters * update_bytes_per_parameter(options.rule)
+        least_s = moved / self.accelerator.sustained_hbm_bytes_per_s
+        joule = moved * energy_constants(self.accelerator, self.model.technology).hbm_byte_j
+        exchanged_s = found.time_s - found.compute_s
+        compute_s = max(found.compute_s, least_s)
+        return PassCost(
+            time_s=compute_s + exchanged_s,
+            compute_s=compute_s,
+            dynamic_j=max(found.dynamic_j, joule),
+            communication_bytes=found.communication_bytes,
+        )
+
+    def _cost(self, evaluator: Evaluator | None) -> PassCost:
+        if evaluator is None:
+            return PassCost()
+        if id(evaluator) not in self._known:
+            self._known[id(evaluator)] = self._scheduled(evaluator)
+        return self._known[id(evaluator)]
+
+    def _scheduled(self, evaluator: Evaluator) -> PassCost:
+        step = evaluator.step(self.accelerator, communication_s=self._communication_s)
+        collectives = [o.work.communication for o in evaluator.fused.operators if o.work.communication is not None]
+        constants = energy_constants(self.accelerator, self.model.technology)
+        if self.execution == "dataflow":
+            time_s = compute_s = step.schedule.makespan_s
+            if collectives:
+                # A list schedule may come out longer with less to do: what is exposed is never less than nothing.
+                alone = evaluator.step(self.accelerator, communication_s=_no_time)
+                compute_s = min(time_s, alone.schedule.makespan_s)
+        else:
+            time_s, compute_s = in_streams_s(evaluator, step, blocking=self.execution == "one-stream")
+        counts = evaluator.event_counts(step)
+        return PassCost(
+            time_s=time_s,
+            compute_s=compute_s,
+            dynamic_j=sum(count * getattr(constants, event) for part, count, event in counts if part != "static"),
+            flops=evaluator.summary.matrix_flops,
+            communication_bytes=sum(communication.bytes for communication in collectives),
+        )
+
+
+def in_streams_s(evaluator: Evaluator, step: ScheduledStep, *, blocking: bool) -> tuple[float, float]:
+    """Time of a pass whose operators run one after another, each by its fastest option, and of its kernels alone [s].
+
+    Kernels keep their order. A collective starts when its inputs are there and the one before has ended; a kernel waits
+    for the collectives it reads.
+
+    Args:
+        evaluator, step: the operators and their costs.
+        blocking: collectives are in line with the kernels.
+    """
+    problem = step.problem
+    alone_s = np.maximum(problem.compute_s, problem.hbm_bytes / problem.hbm_bytes_per_s)
+    fastest_s = np.minimum.reduceat(alone_s, problem.option_start[:-1])[problem.item_of]
+    end_s = np.zeros(len(fastest_s))
+    kernels_s = kernels_end_s = collectives_end_s = 0.0
+    for index, operator in enumerate(evaluator.fused.operators):
+        first, stop = problem.predecessor_start[index], problem.predecessor_start[index + 1]
+        ready_s = float(end_s[problem.predecessor[first:stop]].max(initial=0.0))
+        collective = operator.work.communication is not None
+        kernels_s += 0.0 if collective else float(fastest_s[index])
+        if collective and not blocking:
+            collectives_end_s = end_s[index] = max(ready_s, collectives_end_s) + fastest_s[index]
+        else:
+            kernels_end_s = end_s[index] = max(ready_s, kernels_end_s) + fastest_s[index]
+    return max(float(end_s.max(initial=0.0)), kernels_s), kernels_s
+
+
+def update_bytes_per_parameter(rule: StateRule) -> int:
+    """HBM bytes an Adam update moves per parameter in mixed precision [bytes].
+
+    Gradient, 32-bit weights and both moments are read; the last two and the 16-bit weights are written. From the
+    state of arXiv 1910.02054, section 3.1: each is touched once.
+    """
+    weight, gradient, _ = BYTES_PER_PARAMETER[rule]
+    return gradient + 2 * (MASTER_BYTES + MOMENT_BYTES) + weight
+
+
+def _no_time(communication: Communication) -> float:
+    return 0.0
