@@ -40,7 +40,7 @@ Suites = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SUITE]...",
-        help="systolic, gemm, vector, attention, layer, collectives, memory, silicon, energy, sram; "
+        help="systolic, gemm, vector, attention, layer, collectives, memory, training, silicon, energy, sram; "
         "all where none is named.",
         show_default=False,
     ),

@@ -11,7 +11,7 @@ from worklode.cost.model import CommunicationTimes, CostModel, bound_by_hbm
 from worklode.cost.operator_costs import OperatorCosts
 from worklode.errors import Fault, InternalError, SpecError
 from worklode.graph.canonical import canonical
-from worklode.graph.fusion import FusionReport, fuse
+from worklode.graph.fusion import DEFAULT_OPTIONS, FusionOptions, FusionReport, fuse
 from worklode.graph.memory import MemoryFootprint, memory_footprint
 from worklode.graph.operator import Phase
 from worklode.graph.training_graph import GraphArrays, TrainingGraph, graph_arrays
@@ -80,12 +80,19 @@ def silicon(accelerator: Accelerator, technology: Technology) -> Silicon:
 class Evaluator:
     """One workload, ready to be put on any number of designs; what they share is computed once."""
 
-    def __init__(self, graph: TrainingGraph, technology: Technology, *, mode: Mode = "split") -> None:
+    def __init__(
+        self,
+        graph: TrainingGraph,
+        technology: Technology,
+        *,
+        mode: Mode = "split",
+        fusion: FusionOptions = DEFAULT_OPTIONS,
+    ) -> None:
         if mode not in get_args(Mode):
             allowed = ", ".join(get_args(Mode))
             raise SpecError(Fault(where="--mode", value=repr(mode), problem="no such mode", allowed=allowed))
         graph = canonical(graph)  # from here on, nothing depends on the order in which operators were listed
-        result = fuse(graph)
+        result = fuse(graph, fusion)
         self.technology = technology
         self.mode: Mode = mode
         self.fused: TrainingGraph = result.graph

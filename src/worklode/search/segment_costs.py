@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from worklode.cost.model import CommunicationTimes
+from worklode.graph.fusion import DEFAULT_OPTIONS, FusionOptions
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Communication
 from worklode.hardware.accelerator import Accelerator
@@ -18,19 +19,29 @@ from worklode.partition.data_parallel import divided_update
 from worklode.partition.plan import TensorPlan
 from worklode.partition.recompute import RecomputePolicy, recompute
 from worklode.partition.segments import BACKWARD, Pass, Segments, pass_graph, segments
-from worklode.partition.stage_memory import BYTES_PER_PARAMETER, MemoryModel, StateOptions, StateRule
+from worklode.partition.stage_memory import MemoryModel, StateOptions, StateRule
 from worklode.partition.tensor_parallel import shard
 from worklode.search.evaluate import Evaluator, Mode, ScheduledStep
 
 Execution = Literal["dataflow", "streams", "one-stream"]
 """How a device runs the operators of a pass.
 
-`dataflow`: as its schedule says, several beside one another where cores are free. `streams`: kernels one after another in
-the order of the program on all cores, collectives on a stream of their own, as Megatron-LM issues them on GPUs (arXiv
-2205.05198). `one-stream`: collectives in line with the kernels too, as it did before (arXiv 2104.04473)."""
+`dataflow`: as its schedule says, several beside one another where cores are free. `streams`: kernels one after another
+in the order of the program on all cores, collectives on a stream of their own, as Megatron-LM issues them on GPUs
+(arXiv 2205.05198). `one-stream`: collectives in line with the kernels too, as it did before (arXiv 2104.04473).
+"""
 
-MOMENT_BYTES, MASTER_BYTES = 8, 4
-"""Two moments and a copy of the weights in 32 bits [bytes per parameter]: arXiv 1910.02054, section 3.1."""
+UPDATE_BYTES_PER_PARAMETER = {StateRule.MIXED_16: 62, StateRule.MIXED_18: 50}
+"""HBM bytes of one mixed-precision Adam update [bytes per parameter], pass by pass as Megatron-LM's
+`Float16OptimizerWithFloat16Params.step` (megatron/optimizer/optimizer.py, v3.0) and `clip_grad_norm_fp32` make them:
+
+    gradients to 32 bits   read 2, write 4            (32-bit gradients are where they are)
+    unscale, look for inf  read 4, write 4            (loss scaling of fp16 alone)
+    norm; clip             read 4; read 4, write 4
+    Adam                   read 4 x 4, write 3 x 4
+    weights to 16 bits     read 4, write 2
+    gradients to zero      write 2                    (4 in 32 bits)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,7 @@ class DividedModel:
         divided: the segments of one shard.
         memory: of its segments.
         whole: the graph of one device before it was sharded.
-        technology, mode: as for `Evaluator`.
+        technology, mode, fusion: as for `Evaluator`.
     """
 
     def __init__(
@@ -82,6 +93,7 @@ class DividedModel:
         policy: RecomputePolicy = RecomputePolicy.NONE,
         early_stop: bool = True,
         mode: Mode = "split",
+        fusion: FusionOptions = DEFAULT_OPTIONS,
     ) -> None:
         made = graph
         if tensor > 1:
@@ -90,6 +102,7 @@ class DividedModel:
         self.whole = graph
         self.technology = technology
         self.mode: Mode = mode
+        self.fusion = fusion
         repeated = recompute(made, policy, early_stop=early_stop)
         self.notes = repeated.notes
         self.divided: Segments = segments(repeated.graph)
@@ -120,7 +133,9 @@ class DividedModel:
     def _evaluator(self, key: tuple[object, ...], make: Callable[[], TrainingGraph]) -> Evaluator | None:
         if key not in self._evaluators:
             graph = make()
-            self._evaluators[key] = Evaluator(graph, self.technology, mode=self.mode) if graph.operators else None
+            self._evaluators[key] = None
+            if graph.operators:
+                self._evaluators[key] = Evaluator(graph, self.technology, mode=self.mode, fusion=self.fusion)
         return self._evaluators[key]
 
 
@@ -163,7 +178,7 @@ class SegmentCosts:
             return found
         share = options.data_parallel if options.zero >= 1 else 1
         parameters = self.model.memory.model_state([place], options.rule).elements / share
-        moved = parameters * update_bytes_per_parameter(options.rule)
+        moved = parameters * UPDATE_BYTES_PER_PARAMETER[options.rule]
         least_s = moved / self.accelerator.sustained_hbm_bytes_per_s
         joule = moved * energy_constants(self.accelerator, self.model.technology).hbm_byte_j
         exchanged_s = found.time_s - found.compute_s
@@ -229,16 +244,6 @@ def in_streams_s(evaluator: Evaluator, step: ScheduledStep, *, blocking: bool) -
         else:
             kernels_end_s = end_s[index] = max(ready_s, kernels_end_s) + fastest_s[index]
     return max(float(end_s.max(initial=0.0)), kernels_s), kernels_s
-
-
-def update_bytes_per_parameter(rule: StateRule) -> int:
-    """HBM bytes an Adam update moves per parameter in mixed precision [bytes].
-
-    Gradient, 32-bit weights and both moments are read; the last two and the 16-bit weights are written. From the
-    state of arXiv 1910.02054, section 3.1: each is touched once.
-    """
-    weight, gradient, _ = BYTES_PER_PARAMETER[rule]
-    return gradient + 2 * (MASTER_BYTES + MOMENT_BYTES) + weight
 
 
 def _no_time(communication: Communication) -> float:

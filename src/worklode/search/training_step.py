@@ -13,6 +13,7 @@ import numpy as np
 
 from worklode.cost.collective import collective_times, communication_times
 from worklode.errors import Fault, InternalError, SpecError
+from worklode.graph.fusion import DEFAULT_OPTIONS, FusionOptions
 from worklode.graph.training_graph import TrainingGraph
 from worklode.graph.work import Collective
 from worklode.hardware.accelerator import Accelerator
@@ -124,6 +125,7 @@ def evaluate_parallel(
     network: Network | None = None,
     plan: TensorPlan | None = None,
     mode: Mode = "split",
+    fusion: FusionOptions = DEFAULT_OPTIONS,
 ) -> ParallelEvaluation:
     """Evaluate a parallel setting.
 
@@ -134,7 +136,7 @@ def evaluate_parallel(
         technology: constants of energy.
         network: between devices; None for a single one.
         plan: of tensor parallelism; None takes the built-in one of the workload's name.
-        mode: as for `Evaluator`.
+        mode, fusion: as for `Evaluator`.
 
     Raises:
         SpecError: the setting, the network, or the model in this setting, with every fault of the first that has any.
@@ -152,7 +154,7 @@ def evaluate_parallel(
                 found.extend(error.faults)
     if found:
         raise SpecError(*found)
-    model = divided_model(graph, setting, technology, plan=plan, mode=mode)
+    model = divided_model(graph, setting, technology, plan=plan, mode=mode, fusion=fusion)
     return evaluate_divided(model, accelerator, setting, network)
 
 
@@ -163,6 +165,7 @@ def divided_model(
     *,
     plan: TensorPlan | None = None,
     mode: Mode = "split",
+    fusion: FusionOptions = DEFAULT_OPTIONS,
 ) -> DividedModel:
     """The model as a setting divides it."""
     return DividedModel(
@@ -174,6 +177,7 @@ def divided_model(
         policy=setting.recompute,
         early_stop=setting.recompute_early_stop,
         mode=mode,
+        fusion=fusion,
     )
 
 
@@ -184,18 +188,20 @@ def evaluate_divided(
     network: Network | None,
     *,
     places: Sequence[int] | None = None,
+    chunks: Chunks = (),
 ) -> ParallelEvaluation:
     """As `evaluate_parallel`, of a model that was divided already.
 
     Args:
         places: segments of the model in order; by default each once. A model of few equal blocks stands for one of
             many where its block is named many times; memory is then not held against HBM.
+        chunks: (first, stop) positions of every chunk; by default as the setting says.
 
     Raises:
         SpecError: the setting or the network, or more chunks than blocks.
     """
     setting.check()
-    return _Iteration(model, accelerator, setting, network, places).evaluation()
+    return _Iteration(model, accelerator, setting, network, places, chunks).evaluation()
 
 
 def _plan(graph: TrainingGraph, setting: ParallelSetting, plan: TensorPlan | None) -> TensorPlan | None:
@@ -212,6 +218,7 @@ class _Iteration:
         setting: ParallelSetting,
         network: Network | None,
         places: Sequence[int] | None,
+        chunks: Chunks,
     ) -> None:
         self.model, self.accelerator, self.setting, self.network = model, accelerator, setting, network
         self.captured = places is None
@@ -227,7 +234,7 @@ class _Iteration:
             self.input_gradient = [self.costs.backward(place) for place in self.places]
             self.weight_gradient = [PassCost()] * len(self.places)
         self.backward = [a + b for a, b in zip(self.input_gradient, self.weight_gradient, strict=True)]
-        self.chunks = self._chunks()
+        self.chunks = chunks or self._chunks()
         self.ties = tied_reductions(model.memory, self.stage_places(), setting.state_options)
 
     # ------------------------------------------------------------------------------------------------- division

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from worklode.errors import Fault, SpecError
-from worklode.validation import collectives, gpu, layers, memory, silicon, systolic
+from worklode.validation import collectives, gpu, layers, memory, silicon, systolic, training
 from worklode.validation.score import SuiteResult
 from worklode.validation.tables import data_folder
 
@@ -19,11 +19,24 @@ WITH_TABLES: Mapping[str, Callable[[Path], SuiteResult]] = {
     "layer": layers.layer,
     "collectives": collectives.collectives,
     "memory": memory.memory,
+    "training": training.training,
     "energy": silicon.energy,
     "sram": silicon.sram,
 }
 WITHOUT_TABLES: Mapping[str, Callable[[], SuiteResult]] = {"silicon": silicon.silicon}
-SUITES = ("systolic", "gemm", "vector", "attention", "layer", "collectives", "memory", "silicon", "energy", "sram")
+SUITES = (
+    "systolic",
+    "gemm",
+    "vector",
+    "attention",
+    "layer",
+    "collectives",
+    "memory",
+    "training",
+    "silicon",
+    "energy",
+    "sram",
+)
 
 
 def validate(suites: Sequence[str] = (), data: Path | None = None) -> tuple[SuiteResult, ...]:
