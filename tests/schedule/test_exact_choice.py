@@ -73,7 +73,7 @@ def test_one_model_of_all_variants_is_as_good_as_each_alone() -> None:
         variants = [
             Variant(
                 problem=training_problem(
-                    1, branches=2, num_tensor_cores=t, num_vector_cores=v, hbm_load=0.0, seed=seed
+                    1, branches=1, num_tensor_cores=t, num_vector_cores=v, hbm_load=0.0, seed=seed
                 ),
                 weight=float(random.uniform(1.0, 1.3)) * (t + v) ** 0.5,
             )

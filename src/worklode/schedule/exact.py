@@ -184,6 +184,8 @@ class _Proof:
         own: [V] bounds the variants carry, 0 where they are not to be used.
         solver: [V] what CP-SAT proved of each, in figures.
         placed: placements of relaxed models, (variant, options, starts [ticks]), the latest last.
+        finished: no run was ended by its time limit.
+        exhausted: the optimum of the relaxed model of all open variants is known: no relaxed model proves more.
     """
 
     def __init__(
@@ -207,6 +209,7 @@ class _Proof:
         self.placed: list[tuple[int, Ints, Ints]] = []
         self.answers: list[tuple[str, str, float]] = []
         self.finished = True
+        self.exhausted = False
 
     @property
     def lower_bound(self) -> float:
@@ -230,13 +233,13 @@ class _Proof:
     def together(self, until_s: float) -> None:
         """One relaxed model of all variants that are open."""
         if not self.closed():
-            self._relaxed(self.open(), self.left_s(until_s))
+            self.exhausted = self._relaxed(self.open(), self.left_s(until_s))
 
     def apart(self, until_s: float) -> None:
         """Relaxed models of one variant, the least bound first; what was not finished gets twice as long next time."""
         slices: dict[int, float] = {}
         done: set[int] = set()
-        while not self.closed() and self.left_s(until_s) > 0:
+        while not self.closed() and not self.exhausted and self.left_s(until_s) > 0:
             open_ = self.open()
             # Once the least bound is final, others could only raise what is not the least.
             if not open_ or open_[0] in done:
