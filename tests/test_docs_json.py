@@ -38,6 +38,8 @@ def make(batch=4):
     return Net(), torch.randn(batch, 64)
 """
 
+GPT = "gpt:layers=2,hidden=64,heads=2,vocab=128,context=32"
+
 SPACE = """
 tensor_core_rows: [16, 32]
 tensor_core_cols: [16, 32]
@@ -202,6 +204,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             ("evaluate", 0, "evaluate net.py:make --on tpuv2"),
             ("evaluate", 0, "evaluate net.py:make --on tpuv2 --out evaluated"),
             ("evaluate", 0, "evaluate net.py:make --on a100-80gb --uncertainty"),
+            (
+                "evaluate_parallel",
+                0,
+                f"evaluate {GPT} --seq-len 32 --on a100-80gb --pipeline 2 --tensor 2 --global-batch 2",
+            ),
             ("mine", 0, f"mine net.py:make --area 500mm2 --memory ignore --out mined {small}"),
             ("mine", 0, f"mine net.py:make net.wlg.json.gz --budget tpuv2 {small}"),
             ("mine", 0, f"mine net.py:make --budget tpuv2 --uncertainty {small}"),

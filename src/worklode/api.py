@@ -21,11 +21,14 @@ from worklode.hardware.technology import Technology, load_technology
 from worklode.study.cache import cached_graph
 
 if TYPE_CHECKING:
+    from worklode.hardware.network import Network
     from worklode.hardware.space import DesignSpace
     from worklode.search.evaluate import Evaluator
     from worklode.search.evaluation import Evaluation
     from worklode.search.mining import MiningResult
     from worklode.search.objective import Limits, Objective
+    from worklode.search.parallel import ParallelSetting
+    from worklode.search.training_step import ParallelEvaluation
 
     AnyWorkload = str | TrainingGraph | Evaluator
 
@@ -35,7 +38,7 @@ Note = Callable[[str], None]
 Mode = Literal["split", "one-core"]
 MemoryRule = Literal["auto", "fit", "ignore"]
 
-__all__ = ["capture", "capture_module", "evaluate", "evaluator", "mine"]
+__all__ = ["capture", "capture_module", "evaluate", "evaluate_setting", "evaluator", "mine", "parallel_setting"]
 
 
 # Share of a time limit that goes to the search, the rest to the proof [1]. Assumption: what both take without a limit.
@@ -113,6 +116,97 @@ def evaluate(
         SpecError: bad input.
     """
     return evaluator(workload, mode=mode, technology=technology).evaluate(_accelerator(on, "--on"))
+
+
+def parallel_setting(*, schedule: str = "1f1b", recompute: str = "none", **counts: Any) -> ParallelSetting:
+    """A parallel setting from texts and numbers: the fields of `ParallelSetting`.
+
+    Raises:
+        SpecError: every fault of it.
+    """
+    from worklode.partition.recompute import RecomputePolicy
+    from worklode.schedule.pipeline_orders import parse_schedule
+    from worklode.search.parallel import ParallelSetting
+
+    faults: list[Fault] = []
+    policy = RecomputePolicy(recompute) if recompute in set(RecomputePolicy) else RecomputePolicy.NONE
+    if recompute not in set(RecomputePolicy):
+        allowed = ", ".join(RecomputePolicy)
+        faults.append(Fault(where="--recompute", value=repr(recompute), problem="no such policy", allowed=allowed))
+    known = ParallelSetting.__dataclass_fields__
+    unknown = [name for name in counts if name not in known]
+    faults += [Fault(where="parallel", path=n, problem="no such option", allowed=", ".join(known)) for n in unknown]
+    counts = {name: value for name, value in counts.items() if name in known}
+    try:
+        setting = ParallelSetting(recompute=policy, schedule=parse_schedule(schedule), **counts)
+        faults += setting.faults()
+    except SpecError as error:
+        faults += [*error.faults, *ParallelSetting(recompute=policy, **counts).faults()]
+    if faults:
+        raise SpecError(*faults)
+    return setting
+
+
+# Networks of the presets that have one.
+NETWORK_OF_PRESET = {
+    "a100-80gb": "dgx-a100",
+    "h100": "dgx-h100",
+    "tpuv2": "tpuv2",
+    "tpuv3": "tpuv3",
+    "tpuv4": "tpuv4",
+}
+
+
+def network_of(
+    accelerator: Accelerator, devices: int, network: str | Path | None = None, nodes_of: int | None = None
+) -> Network | None:
+    """The network between devices: the one named, else that of the preset; None for a single device.
+
+    Raises:
+        SpecError: no network is known, or its nodes cannot have that size.
+    """
+    from worklode.hardware.network_file import load_network
+    from worklode.search.parallel import with_nodes_of
+
+    name = network or NETWORK_OF_PRESET.get(accelerator.name)
+    if name is None:
+        if devices == 1:
+            return None
+        problem = f"{devices} devices, and no network is known for {accelerator.name or 'this accelerator'}"
+        raise SpecError(Fault(where="--network", problem=problem, allowed="a preset or a YAML file"))
+    found = load_network(name, where="--network")
+    return found if nodes_of is None else with_nodes_of(found, nodes_of)
+
+
+def evaluate_setting(
+    workload: str | TrainingGraph,
+    on: str | Path | Accelerator,
+    setting: ParallelSetting,
+    *,
+    network: str | Path | Network | None = None,
+    nodes_of: int | None = None,
+    technology: str | Path | Technology | None = None,
+) -> ParallelEvaluation:
+    """Iteration time, energy, memory and stages of many devices of one design that train one model.
+
+    Args:
+        workload: a captured microbatch, or what `capture` takes.
+        on: preset name, YAML file or accelerator.
+        setting: see `parallel_setting`.
+        network: preset name, YAML file or network; None takes that of the accelerator's preset.
+        nodes_of: devices of a node, where not those of the network.
+        technology: file that overlays technology constants.
+
+    Raises:
+        SpecError: bad input.
+    """
+    from worklode.hardware.network import Network
+    from worklode.search.training_step import evaluate_parallel
+
+    accelerator = _accelerator(on, "--on")
+    found = network if isinstance(network, Network) else network_of(accelerator, setting.devices, network, nodes_of)
+    graph = capture(workload, batch=setting.microbatch) if isinstance(workload, str) else workload
+    return evaluate_parallel(graph, accelerator, setting, _technology(technology), network=found)
 
 
 def mine(

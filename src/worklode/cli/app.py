@@ -113,11 +113,22 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", help="Write a run directory with the trace here.", show_default=False)
     ] = None,
     uncertainty: options.Uncertainty = False,
+    pipeline: options.Pipeline = None,
+    tensor: options.Tensor = None,
+    data: options.Data = None,
+    global_batch: options.GlobalBatch = None,
+    microbatch: options.Microbatch = None,
+    schedule: options.PipelineOrder = None,
+    sequence_parallel: options.SequenceParallel = False,
+    zero: options.Zero = None,
+    nodes_of: options.NodesOf = None,
+    network: options.NetworkName = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
     """Time one training step on a given accelerator, and say what limits it."""
     from worklode.cli.commands import StepOptions, run_evaluate
+    from worklode.cli.parallel import ParallelOptions, run_parallel
 
     step = StepOptions(
         batch=batch,
@@ -129,6 +140,22 @@ def evaluate(
         use_cache=not no_cache,
         quiet=quiet,
     )
+    setting = ParallelOptions(
+        pipeline=pipeline,
+        tensor=tensor,
+        data=data,
+        global_batch=global_batch,
+        microbatch=microbatch,
+        schedule=schedule,
+        sequence_parallel=sequence_parallel,
+        zero=zero,
+        nodes_of=nodes_of,
+        network=network,
+    )
+    if setting.given:
+        refused = "--uncertainty" if uncertainty else "--out" if out is not None else ""
+        refused = "--mode one-core" if mode == "one-core" else refused
+        return run_parallel(workload, step, setting, on=on, technology=technology, refused=refused)
     return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out, uncertain=uncertainty)
 
 

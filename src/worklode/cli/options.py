@@ -63,7 +63,9 @@ Dtype = Annotated[
 Recompute = Annotated[
     str | None,
     typer.Option(
-        "--recompute", help="What backward computes again instead of keeping: none or full.", rich_help_panel=_STEP
+        "--recompute",
+        help="What backward computes again instead of keeping: none or full; in a parallel setting also selective.",
+        rich_help_panel=_STEP,
     ),
 ]
 AccumulationSteps = Annotated[
@@ -72,6 +74,45 @@ AccumulationSteps = Annotated[
 ]
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Capture again even where a cached graph fits.", rich_help_panel=_STEP)
+]
+
+_PARALLEL = "Parallel setting"
+Pipeline = Annotated[
+    int | None, typer.Option("--pipeline", help="Stages in a row.", rich_help_panel=_PARALLEL, show_default=False)
+]
+Tensor = Annotated[
+    int | None, typer.Option("--tensor", help="Tensor-parallel width.", rich_help_panel=_PARALLEL, show_default=False)
+]
+Data = Annotated[int | None, typer.Option("--data", help="Replicas.", rich_help_panel=_PARALLEL, show_default=False)]
+GlobalBatch = Annotated[
+    int | None,
+    typer.Option("--global-batch", help="Samples of one iteration.", rich_help_panel=_PARALLEL, show_default=False),
+]
+Microbatch = Annotated[
+    int | None,
+    typer.Option(
+        "--microbatch", help="Samples a device takes at a time.", rich_help_panel=_PARALLEL, show_default=False
+    ),
+]
+PipelineOrder = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule", help="gpipe, 1f1b, interleaved:3 or zb-h1.", rich_help_panel=_PARALLEL, show_default=False
+    ),
+]
+SequenceParallel = Annotated[
+    bool,
+    typer.Option("--sequence-parallel", help="Divide norms and dropout by sequence, too.", rich_help_panel=_PARALLEL),
+]
+Zero = Annotated[
+    int | None, typer.Option("--zero", help="ZeRO level, 0 to 3.", rich_help_panel=_PARALLEL, show_default=False)
+]
+NodesOf = Annotated[
+    int | None, typer.Option("--nodes-of", help="Devices of a node.", rich_help_panel=_PARALLEL, show_default=False)
+]
+NetworkName = Annotated[
+    str | None,
+    typer.Option("--network", help="Preset or YAML file of a network.", rich_help_panel=_PARALLEL, show_default=False),
 ]
 
 MemoryRule = Literal["auto", "fit", "ignore"]

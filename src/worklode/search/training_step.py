@@ -21,6 +21,7 @@ from worklode.hardware.energy import energy_constants
 from worklode.hardware.network import Group, Network
 from worklode.hardware.technology import Technology
 from worklode.partition.data_parallel import (
+    BUCKET_BYTES,
     DataParallelPlan,
     GradientBucket,
     data_parallel_plan,
@@ -208,6 +209,10 @@ def _plan(graph: TrainingGraph, setting: ParallelSetting, plan: TensorPlan | Non
     return plan or (tensor_plan_for(graph.info.name) if setting.tensor > 1 else None)
 
 
+def _bucket(gradient_bytes: int, segment: int) -> GradientBucket:
+    return GradientBucket(parameters=(), gradient_bytes=gradient_bytes, segment=segment, operator=-1)
+
+
 class _Iteration:
     """One evaluation under way."""
 
@@ -370,6 +375,7 @@ class _Iteration:
         if self.setting.data == 1 or self.setting.zero >= 2:
             return end_s
         buckets, ready_s = [], []
+        open_bytes, at, moment_s = 0, 0, 0.0
         for number, (first, stop) in reversed(list(enumerate(self.chunks))[stage :: self.setting.pipeline]):
             left_s = 0.0
             moments = []
@@ -378,8 +384,14 @@ class _Iteration:
                 left_s += self.backward[at].time_s
             for at, moment_s in reversed(moments):
                 size = self.model.memory.model_state([self.places[at]], self.setting.state).gradients
-                buckets.append(GradientBucket(parameters=(), gradient_bytes=size, segment=self.places[at], operator=-1))
-                ready_s.append(moment_s)
+                open_bytes += size
+                if open_bytes >= BUCKET_BYTES:
+                    buckets.append(_bucket(open_bytes, self.places[at]))
+                    ready_s.append(moment_s)
+                    open_bytes = 0
+        if open_bytes:
+            buckets.append(_bucket(open_bytes, self.places[at]))
+            ready_s.append(moment_s)
         plan = DataParallelPlan(
             options=self.setting.state_options,
             buckets=tuple(buckets),

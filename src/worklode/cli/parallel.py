@@ -1,0 +1,105 @@
+"""`evaluate` in a parallel setting: from options to an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worklode.cli.commands import StepOptions, _capture
+from worklode.cli.faults import Faults
+from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, Outcome
+from worklode.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from worklode.search.parallel import ParallelSetting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelOptions:
+    """Options of a parallel setting as they were typed; None where they were not."""
+
+    pipeline: int | None = None
+    tensor: int | None = None
+    data: int | None = None
+    global_batch: int | None = None
+    microbatch: int | None = None
+    schedule: str | None = None
+    sequence_parallel: bool = False
+    zero: int | None = None
+    nodes_of: int | None = None
+    network: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any was typed."""
+        return self != ParallelOptions()
+
+
+def run_parallel(
+    workload: str, step: StepOptions, options: ParallelOptions, *, on: str, technology: Path | None, refused: str
+) -> Outcome:
+    """Evaluate an accelerator in a parallel setting.
+
+    Args:
+        refused: options that were given and mean nothing beside a parallel setting.
+    """
+    from worklode import api
+    from worklode.hardware.presets import load_accelerator
+    from worklode.hardware.technology import load_technology
+    from worklode.search.parallel_document import parallel_document
+
+    faults = Faults()
+    if refused:
+        faults.add(refused, "does not go with a parallel setting", "leave it out")
+    setting = faults.collect(lambda: _setting(step, options))
+    accelerator = faults.collect(lambda: load_accelerator(on, where="--on"))
+    constants = faults.collect(lambda: load_technology(technology))
+    network = None
+    if setting is not None and accelerator is not None:
+        network = faults.collect(
+            lambda: api.network_of(accelerator, setting.devices, options.network, options.nodes_of)
+        )
+    faults.finish()
+    assert setting is not None and accelerator is not None and constants is not None
+    graph = _capture(workload, replace(step, batch=setting.microbatch, recompute=None))
+    found = api.evaluate_setting(graph, accelerator, setting, network=network, technology=constants)
+    document = parallel_document(found, graph, constants)
+
+    def report() -> Iterable[RenderableType]:
+        from worklode.report.parallel import parallel_report
+
+        return parallel_report(document)
+
+    return Outcome(document=document, report=report, exit_code=EXIT_OK if found.fits else EXIT_INFEASIBLE)
+
+
+def _setting(step: StepOptions, options: ParallelOptions) -> ParallelSetting:
+    from worklode import api
+
+    data, microbatch = options.data or 1, options.microbatch or step.batch or 1
+    faults = Faults()
+    if step.batch is not None and step.batch != microbatch:
+        faults.add("--batch", f"differs from --microbatch {microbatch}", "one of them")
+    if step.accumulation_steps is not None:
+        faults.add("--accumulation-steps", "the pipeline repeats the microbatch", "--global-batch")
+    setting = faults.collect(
+        lambda: api.parallel_setting(
+            pipeline=1 if options.pipeline is None else options.pipeline,
+            tensor=1 if options.tensor is None else options.tensor,
+            data=1 if options.data is None else options.data,
+            global_batch=data * microbatch if options.global_batch is None else options.global_batch,
+            microbatch=microbatch,
+            schedule=options.schedule or "1f1b",
+            recompute=step.recompute or "none",
+            sequence_parallel=options.sequence_parallel,
+            zero=options.zero or 0,
+        )
+    )
+    faults.finish()
+    if setting is None:
+        raise SpecError(*faults.found)
+    return setting

@@ -1,0 +1,86 @@
+"""The JSON form of an evaluation in a parallel setting (docs/json.md, `evaluate_parallel`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worklode.graph.training_graph import TrainingGraph
+from worklode.hardware.technology import Technology
+from worklode.search.evaluate import silicon
+from worklode.search.evaluation import accelerator_dict, coverage, workload_summary
+from worklode.search.training_step import ParallelEvaluation, StageEvaluation
+
+
+def parallel_document(found: ParallelEvaluation, graph: TrainingGraph, technology: Technology) -> dict[str, Any]:
+    """The document of an evaluation of a captured microbatch."""
+    built = silicon(found.accelerator, technology)
+    devices, time_s = found.setting.devices, found.iteration_time_s
+    timeline = found.timeline
+    return {
+        "workload": workload_summary(graph).to_dict(),
+        "accelerator": accelerator_dict(found.accelerator, built),
+        "iteration_time_s": time_s,
+        "samples_per_s": found.samples_per_s,
+        "samples_per_s_per_w": found.samples_per_s / (built.tdp_w * devices),
+        "energy_j": found.energy_j,
+        "average_power_w": found.energy_j / time_s,
+        "coverage": coverage(graph).to_dict(),
+        "fits": found.fits,
+        "parallel": {
+            **found.setting.to_dict(),
+            "network": None if found.network is None else found.network.name,
+            "flops_utilization": found.flops_utilization,
+            "matrix_flops": found.matrix_flops,
+            "time_parts_s": dict(found.parts_s),
+            "communication_bytes": dict(found.communication_bytes),
+        },
+        "pipeline": {
+            "makespan_s": timeline.makespan_s,
+            "bubble_fraction": timeline.bubble_fraction,
+            "chunks_per_stage": found.setting.schedule.chunks_per_stage,
+        },
+        "stages": [_stage(found, stage) for stage in found.stages],
+        "warnings": list(_warnings(found)),
+    }
+
+
+def _stage(found: ParallelEvaluation, stage: StageEvaluation) -> dict[str, Any]:
+    memory, shortage = stage.memory, stage.shortage
+    assert memory is not None, "a captured model knows its memory"
+    return {
+        "segments": [{"first": first, "stop": stop} for first, stop in stage.segments],
+        "parameters": stage.parameters,
+        "busy_s": stage.busy_s,
+        "tensor_communication_s": stage.tensor_communication_s,
+        "sending_s": stage.sending_s,
+        "bubble_s": stage.bubble_s,
+        "data_parallel_s": stage.data_parallel_s,
+        "update_s": stage.update_s,
+        "in_flight": stage.in_flight,
+        "stage_memory_bytes": {
+            "parameters": memory.parameters,
+            "gradients": memory.gradients,
+            "optimizer_state": memory.optimizer_state,
+            "buffers": memory.buffers,
+            "activations": memory.activations,
+            "working_set": memory.working_set,
+            "total": memory.total,
+            "limit": found.accelerator.hbm_bytes,
+            "fits": shortage is None,
+            "remedy": None if shortage is None else shortage.remedy,
+        },
+    }
+
+
+def _warnings(found: ParallelEvaluation) -> tuple[str, ...]:
+    short = [(place, stage.shortage) for place, stage in enumerate(found.stages) if stage.shortage is not None]
+    warnings = list(found.notes)
+    if short:
+        place, worst = max(short, key=lambda pair: pair[1].demand_bytes if pair[1] is not None else 0)
+        assert worst is not None
+        warnings.append(
+            f"{len(short)} of {len(found.stages)} stages do not fit; stage {place} needs "
+            f"{worst.demand_bytes / 2**30:.1f} GiB and the HBM holds {worst.limit_bytes / 2**30:.1f} GiB, most of it "
+            f"{worst.largest.replace('_', ' ')}: {worst.remedy}. The time assumes that it fits"
+        )
+    return tuple(warnings)
