@@ -32,8 +32,8 @@ in the order of the program on all cores, collectives on a stream of their own, 
 """
 
 UPDATE_BYTES_PER_PARAMETER = {StateRule.MIXED_16: 62, StateRule.MIXED_18: 50}
-"""HBM bytes of one mixed-precision Adam update [bytes per parameter], pass by pass as Megatron-LM's
-`Float16OptimizerWithFloat16Params.step` (megatron/optimizer/optimizer.py, v3.0) and `clip_grad_norm_fp32` make them:
+"""HBM bytes of one mixed-precision Adam update [bytes per parameter], pass by pass as `step` of Megatron-LM's optimizer
+with 16-bit weights (megatron/optimizer/optimizer.py@00764415) and `clip_grad_norm_fp32` make them:
 
     gradients to 32 bits   read 2, write 4            (32-bit gradients are where they are)
     unscale, look for inf  read 4, write 4            (loss scaling of fp16 alone)
