@@ -39,14 +39,15 @@ includes the evaluation of the ten best designs. Default space: {space}.
 ## What is missed, and why
 
 The space is not the problem: a few guides bound all of it as sharply as single designs can be bounded, and for
-transformers on TPU-like budgets half of the gaps are below 3 %. What is left is the schedule of single designs (*own*), and
-there the bound and the scheduler share the blame. Operators are not interrupted and come in a few widths; the bound cuts
-them into pieces that fill every gap. That costs most where many short operators alternate between tensor cores, lanes and
-HBM: convolutional models, and all models on GPU-like budgets, where every operator also has a start. On blocks that CP-SAT
-can solve ([schedule](models/schedule.md), section 4) the bound's part of the gap is a half (two ResNet-50 blocks, backward)
-to five sixths (an Inception block, forward), the rest the scheduler's. Tried without success: windows of time, more paths and guides, longer local search (four times the
-time for 0.5 %). To get to 1 % the bound would need an argument about uninterrupted operators, or the model
-operators that can be interrupted between tiles.
+transformers on TPU-like budgets half of the gaps are below 3 %. What is left is the schedule of single designs
+(*own*), and there the bound and the scheduler share the blame. Operators are not interrupted and come in a few
+widths; the bound cuts them into pieces that fill every gap. That costs most where many short operators alternate
+between tensor cores, lanes and HBM: convolutional models, and all models on GPU-like budgets, where every operator
+also has a start. On blocks that CP-SAT can solve ([schedule](models/schedule.md), section 4) the bound's part of the
+gap is a half (two ResNet-50 blocks, backward) to five sixths (an Inception block, forward), the rest the scheduler's.
+Tried without success: windows of time, more paths and guides, longer local search (four times the time for 0.5 %). To
+get to 1 % the bound would need an argument about uninterrupted operators, or the model operators that can be
+interrupted between tiles.
 """
 
 

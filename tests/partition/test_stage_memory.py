@@ -90,7 +90,8 @@ def test_one_stage_is_the_liveness_of_the_whole_graph(text: str, policy: Recompu
     # all gradients stay until the update, whose parts of a tied one the footprint has beside it
     trained = {t.storage: t.bytes for t in found.divided.graph.tensors if t.role is TensorRole.GRADIENT}
     assert stage.gradients == sum(trained.values())
-    # The footprint counts inputs apart. Fused whole, T5's gradients of three look-ups of one table are summed at the end:
+    # The footprint counts inputs apart. Fused whole, T5's gradients of three look-ups of one table are summed at the
+    # end:
     # two of them live until then.
     put_off = 2 * max((tie.gradient_bytes for tie in found.divided.ties), default=0) if text == "t5-base" else 0
     expected = whole.activations_peak + whole.inputs
