@@ -182,7 +182,8 @@ def linear_program(problem: ScheduleProblem, *, by_phase: bool) -> float:
 
 def test_prices_come_close_to_the_linear_program_and_never_above() -> None:
     pytest.importorskip("ortools", reason="the linear program is solved by OR-tools")
-    by_class, by_phase = [], []
+    by_class: list[float] = []
+    by_phase: list[float] = []
     problems = [random_problem(seed, 25, num_tensor_cores=4, num_vector_cores=4) for seed in range(6)]
     problems += [training_problem(4, hbm_load=load, vector_share=0.2) for load in (0.0, 0.3, 1.0)]
     for problem in [*problems, beside_path_example()]:

@@ -10,6 +10,7 @@ found on one design bound others too. Derivation: docs/models/schedule.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def price_bound(structure: PathStructure, options: PricedOptions, prices: Floats
     return paid(*_arguments(structure, options), prices, used, 1.0)
 
 
-def _arguments(structure: PathStructure, options: PricedOptions) -> tuple[Ints | Floats, ...]:
+def _arguments(structure: PathStructure, options: PricedOptions) -> tuple[Any, ...]:
     s, o = structure, options
     rows = (s.row_class, s.row_item, s.row_count, o.path_start, o.path_s, o.path_work_s)
     return (*rows, s.group_item, s.group_count, s.group_start, s.group_class, o.beside_start, o.beside_work_s)
