@@ -85,13 +85,15 @@ def best_prices(
         rounds: how many of the last rounds to do.
     """
     price = first_prices(structure, options) if start is None else start.copy()
-    return ascend(*_arguments(structure, options), price, ROUNDS - rounds, ROUNDS)
+    arguments = (*_arguments(structure, options), price, ROUNDS - rounds, ROUNDS)
+    return ascend(*arguments)
 
 
 def price_bound(structure: PathStructure, options: PricedOptions, prices: Floats) -> float:
     """The bound [s] that given prices [C, 4] are on a design."""
     used = np.empty((structure.classes, 4))
-    return paid(*_arguments(structure, options), prices, used, 1.0)
+    arguments = (*_arguments(structure, options), prices, used, 1.0)
+    return paid(*arguments)
 
 
 def _arguments(structure: PathStructure, options: PricedOptions) -> tuple[Any, ...]:
