@@ -117,14 +117,17 @@ class _Builder:
 
 
 def main() -> int:
-    """Mine and evaluate the tiny graph, simulate a tiny pipeline: what real commands call is compiled then."""
+    """Mine, evaluate and rank the tiny graph, simulate a tiny pipeline: what real commands call is compiled then."""
     from worklode import api
+    from worklode.hardware.presets import load_preset
+    from worklode.schedule.canonical_rank import canonical_rank
 
     start_s = perf_counter()
     graph = tiny_graph()
     for mode in ("split", "one-core"):
         api.evaluate(graph, "tpuv2", mode=mode)
         api.mine((graph,), budget="tpuv2", mode=mode)
+    canonical_rank(api.evaluator(graph).problem(load_preset("tpuv2")))
     tiny_pipeline()
     counts = compiled_kernels()
     sys.stderr.write(

@@ -173,7 +173,10 @@ def test_splitting_conserves_work_and_bounds_hold(item: WorkItem, design: Accele
     scattered = -(-item.work.random_access_bytes // 64) * 64 - item.work.random_access_bytes
     once = item.read_bytes + item.write_bytes + item.work.random_accesses * scattered
     roomy = model.on(replace(design, sram_bytes=2**49))
-    np.testing.assert_allclose(roomy.hbm_bytes, once, rtol=1e-12)
+    # The tables know memories up to 2^50 bytes; a share of that does not hold the largest drawn products.
+    held = sum((p.a_elements + p.b_elements + p.c_elements) * p.element_bytes for p in item.work.products)
+    if held < 2**40:
+        np.testing.assert_allclose(roomy.hbm_bytes, once, rtol=1e-12)
     assert (costs.hbm_bytes >= once * (1 - 1e-12)).all()
 
 
