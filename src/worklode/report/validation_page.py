@@ -138,8 +138,8 @@ def _lines(document: Document) -> Iterator[str]:
     summary = [
         {"suite": suite["suite"], **group_row(group)}
         for suite in document["suites"]
-        for group in suite["groups"]
-        if group["target"] is not None
+        # A suite that has targets is told by them; one without by everything it compares.
+        for group in [g for g in suite["groups"] if g["target"] is not None] or suite["groups"]
     ]
     yield from _table(summary)
     yield "## Efficiency constants\n"

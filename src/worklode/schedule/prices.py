@@ -85,18 +85,17 @@ def best_prices(
         rounds: how many of the last rounds to do.
     """
     price = first_prices(structure, options) if start is None else start.copy()
-    arguments = (*_arguments(structure, options), price, ROUNDS - rounds, ROUNDS)
-    return ascend(*arguments)
+    return ascend(_arguments(structure, options), price, ROUNDS - rounds, ROUNDS)
 
 
 def price_bound(structure: PathStructure, options: PricedOptions, prices: Floats) -> float:
     """The bound [s] that given prices [C, 4] are on a design."""
     used = np.empty((structure.classes, 4))
-    arguments = (*_arguments(structure, options), prices, used, 1.0)
-    return paid(*arguments)
+    return paid(_arguments(structure, options), prices, used, 1.0)
 
 
 def _arguments(structure: PathStructure, options: PricedOptions) -> tuple[Any, ...]:
+    """A structure and its options as the kernels take them."""
     s, o = structure, options
     rows = (s.row_class, s.row_item, s.row_count, o.path_start, o.path_s, o.path_work_s)
     return (*rows, s.group_item, s.group_count, s.group_start, s.group_class, o.beside_start, o.beside_work_s)
@@ -133,24 +132,25 @@ def undercut_by_none(option_start: Ints, duration_s: Floats, figures: Floats) ->
 
 
 @compiled
-def paid(
-    row_class: Ints,
-    row_item: Ints,
-    row_count: Floats,
-    path_start: Ints,
-    path_s: Floats,
-    path_work_s: Floats,
-    group_item: Ints,
-    group_count: Floats,
-    group_start: Ints,
-    group_class: Ints,
-    beside_start: Ints,
-    beside_work_s: Floats,
-    price: Floats,
-    used: Floats,
-    width: float,
-) -> float:
-    """What all tasks pay at least [s], the bound; `used` [C, 4] is what they buy, choices softened by `width` [1]."""
+def paid(problem: tuple[Any, ...], price: Floats, used: Floats, width: float) -> float:
+    """What all tasks pay at least [s], the bound; `used` [C, 4] is what they buy, choices softened by `width` [1].
+
+    `problem` is what `_arguments` makes.
+    """
+    (
+        row_class,
+        row_item,
+        row_count,
+        path_start,
+        path_s,
+        path_work_s,
+        group_item,
+        group_count,
+        group_start,
+        group_class,
+        beside_start,
+        beside_work_s,
+    ) = problem
     used[:] = 0.0
     value = 0.0
     classes = len(price)
@@ -214,43 +214,14 @@ def paid(
 
 
 @compiled
-def ascend(
-    row_class: Ints,
-    row_item: Ints,
-    row_count: Floats,
-    path_start: Ints,
-    path_s: Floats,
-    path_work_s: Floats,
-    group_item: Ints,
-    group_count: Floats,
-    group_start: Ints,
-    group_class: Ints,
-    beside_start: Ints,
-    beside_work_s: Floats,
-    price: Floats,
-    first_round: int,
-    last_round: int,
-) -> tuple[float, Floats]:
-    """Exponentiated gradient ascent over prices that add up to 1 in every class; every iterate is a bound."""
+def ascend(problem: tuple[Any, ...], price: Floats, first_round: int, last_round: int) -> tuple[float, Floats]:
+    """Exponentiated gradient ascent over prices that add up to 1 in every class; every iterate is a bound.
+
+    `problem` is what `_arguments` makes.
+    """
     used = np.empty(price.shape)
     best_price = price.copy()
-    best = paid(
-        row_class,
-        row_item,
-        row_count,
-        path_start,
-        path_s,
-        path_work_s,
-        group_item,
-        group_count,
-        group_start,
-        group_class,
-        beside_start,
-        beside_work_s,
-        price,
-        used,
-        1.0,
-    )
+    best = paid(problem, price, used, 1.0)
     for turn in range(first_round, last_round):
         width, rate = FIRST_WIDTH * WIDTH_FACTOR**turn, FIRST_RATE * RATE_FACTOR**turn
         price[:] = best_price
@@ -260,23 +231,7 @@ def ascend(
                     price[c, figure] = max(price[c, figure], LEAST_PRICE)
             price[c] /= price[c].sum()
         for _ in range(STEPS):
-            value = paid(
-                row_class,
-                row_item,
-                row_count,
-                path_start,
-                path_s,
-                path_work_s,
-                group_item,
-                group_count,
-                group_start,
-                group_class,
-                beside_start,
-                beside_work_s,
-                price,
-                used,
-                width,
-            )
+            value = paid(problem, price, used, width)
             if value > best:
                 best = value
                 best_price[:] = price
