@@ -20,7 +20,7 @@ from worklode.graph.training_graph import graph_arrays
 from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.bounds import lower_bounds
 from worklode.schedule.list_kernel import list_schedule
-from worklode.schedule.list_scheduler import QUICK_POLICIES, _Passes, schedule
+from worklode.schedule.list_scheduler import QUICK_POLICIES, Passes, schedule
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import training_problem
 from worklode.schedule.verify import verify
@@ -106,7 +106,7 @@ def main() -> None:
     print("problem                               tasks  placements/pass  bounds    quick             thorough")
     gaps = []
     for name, problem in captured(sys.argv[1:]) if sys.argv[1:] else synthetic():
-        passes = _Passes(problem, None, None)
+        passes = Passes(problem, None, None)
         found = passes.begin(QUICK_POLICIES[:1])[0]
         pass_s = shortest_s(partial(list_schedule, found.tasks, found.rules, passes.state))
         quick_s = shortest_s(partial(schedule, problem))

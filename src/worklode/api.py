@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Called with what is being done, how much of it is done and how much there is (0 where unknown).
 Progress = Callable[..., None]
 Note = Callable[[str], None]
-Mode = Literal["split", "one-core"]
+Mode = Literal["split", "uninterrupted", "one-core"]
 MemoryRule = Literal["auto", "fit", "ignore"]
 
 __all__ = ["capture", "capture_module", "evaluate", "evaluate_setting", "evaluator", "mine", "parallel_setting"]

@@ -207,6 +207,33 @@ def trade_off_bound(problem: ScheduleProblem, table: OptionTable, path: Ints) ->
 
     for any weights m >= 0 that add up to 1. A multiplicative ascent looks for good ones.
     """
+    return _trade_off(problem, table, path)[0]
+
+
+def path_wants(problem: ScheduleProblem, table: OptionTable, critical: Ints) -> Ints:
+    """[K] options of critical tasks that are cheapest at the best weights of `trade_off_bound`."""
+    _, weight = _trade_off(problem, table, critical)
+    d, work_s = option_shares(problem, table)
+    fits = np.isfinite(d)
+    cost = np.where(fits, weight[0] * np.where(fits, d, 0.0) + np.where(fits[:, None], work_s, 0.0) @ weight[1:], np.inf)
+    return cheapest_of_items(problem.option_start, cost)[problem.item_of[critical]]
+
+
+@compiled
+def cheapest_of_items(option_start: Ints, cost: Floats) -> Ints:
+    """[U] option of least cost [O]; the first that is within rounding of it."""
+    chosen = np.empty(len(option_start) - 1, np.int64)
+    for item in range(len(chosen)):
+        least = np.inf
+        for option in range(option_start[item], option_start[item + 1]):
+            if cost[option] < least * (1.0 - 1e-9) or least == np.inf:
+                least = cost[option]
+                chosen[item] = option
+    return chosen
+
+
+def _trade_off(problem: ScheduleProblem, table: OptionTable, path: Ints) -> tuple[float, Floats]:
+    """`trade_off_bound` [s], and its weights [4]."""
     num_items = len(table.fastest)
     count = np.bincount(problem.item_of, minlength=num_items).astype(np.float64)
     on_path = np.bincount(problem.item_of[path], minlength=num_items).astype(np.float64)
@@ -232,11 +259,12 @@ def ascend_trade_off(
     on_path: Floats,
     off_path: Floats,
     steps: int,
-) -> float:
-    """Best value [s] over `steps` weights; items count `on_path` and `off_path` times. Every value is a bound."""
+) -> tuple[float, Floats]:
+    """Best value [s] over `steps` weights, and those; items count `on_path` and `off_path` times. Each is a bound."""
     weight = np.full(4, 0.25)
     used, chosen = np.empty(4), np.empty(4)
     best = 0.0
+    best_weight = weight.copy()
     for step in range(steps):
         used[:] = 0.0
         for item in range(len(option_start) - 1):
@@ -258,14 +286,16 @@ def ascend_trade_off(
                         chosen[0], chosen[1], chosen[2], chosen[3] = on * d, held_tensor, held_vector, hbm_s[option]
                 used += times * chosen
         value = (weight * used).sum()
-        best = max(best, value)
+        if value > best:
+            best = value
+            best_weight[:] = weight
         # The derivative of the value by a weight is what that weight multiplies; steps shrink as 1/sqrt.
         largest = used.max()
         if largest <= 0.0:
             break
         weight *= np.exp(2.0 / np.sqrt(step + 1.0) * used / largest)
         weight /= weight.sum()
-    return best
+    return best, best_weight
 
 
 def quick_bound(problem: ScheduleProblem, table: OptionTable, remaining_s: Floats) -> float:

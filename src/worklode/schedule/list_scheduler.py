@@ -141,7 +141,7 @@ def schedule(
     """
     if effort == "thorough":
         return improve(problem, evaluations=THOROUGH_EVALUATIONS, priorities=priorities, rank=rank, segments=segments)
-    passes = _Passes(problem, priorities, rank)
+    passes = Passes(problem, priorities, rank)
     founds = passes.begin(QUICK_POLICIES)
     return passes.finish(passes.quick_best(founds), segments)
 
@@ -174,7 +174,7 @@ def improve(
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
     """
-    passes = _Passes(problem, priorities, rank)
+    passes = Passes(problem, priorities, rank)
     passes.goal_s = max(passes.goal_s, lower_bound_s * (1.0 + GOOD_ENOUGH))
     founds = passes.begin(QUICK_POLICIES)
     best = passes.quick_best(founds)
@@ -192,7 +192,7 @@ def _makespan(found: Found) -> float:
     return found.makespan_s
 
 
-class _Passes:
+class Passes:
     """Passes over one problem, and what they share."""
 
     def __init__(self, problem: ScheduleProblem, priorities: Floats | None, rank: Ints | None) -> None:
@@ -274,7 +274,7 @@ class _Passes:
             known = any(found.policy == other.policy and found.backward == other.backward for other in starts)
             if found.policy is not SERIAL and not known:
                 starts.append(found)
-        role_start, role_tasks, weight = self._roles()
+        role_start, role_tasks, weight = self.roles()
         if not len(weight) or weight[-1] <= 0.0:
             return []
         random = np.array([seed * 2 + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -308,7 +308,7 @@ class _Passes:
         top = self.run(best.tasks, best.rules, best.backward, best.policy)
         return [top, *self.justify(top)]
 
-    def _roles(self) -> tuple[Ints, Ints, Floats]:
+    def roles(self) -> tuple[Ints, Ints, Floats]:
         """Tasks by work item, items in the order of their first rank; and running sums of the weights of items."""
         item_of = self.problem.item_of
         num_items = len(self.table.fastest)
