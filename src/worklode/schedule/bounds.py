@@ -149,10 +149,10 @@ def heads_and_tails_bound(problem: ScheduleProblem, table: OptionTable, order: I
     work_s = shares_of_capacity(problem, table)
     reverse = order[::-1].copy()
     forward = (problem.predecessor_start, problem.predecessor, problem.successor_start, problem.successor)
-    options = option_shares(problem, table)
-    heads = raised_heads(order, *forward, problem.item_of, problem.option_start, *options, duration_s, work_s)
+    options = (problem.item_of, problem.option_start, *option_shares(problem, table), duration_s, work_s)
+    heads = raised_heads(order, *forward, *options, not problem.interruptible)
     backward = forward[2:] + forward[:2]
-    tails = raised_heads(reverse, *backward, problem.item_of, problem.option_start, *options, duration_s, work_s)
+    tails = raised_heads(reverse, *backward, *options, not problem.interruptible)
     bound = float((heads + duration_s + tails).max(initial=0.0))
     for resource in range(work_s.shape[1]):
         busy = np.flatnonzero(work_s[:, resource] > 0)

@@ -71,7 +71,7 @@ MORE_CUTS = (
 )
 # Schedules tried by local search with "thorough" [count], a third of them in each round, and from how many starts in
 # each round [count].
-THOROUGH_EVALUATIONS = 450
+THOROUGH_EVALUATIONS, UTMOST_EVALUATIONS = 360, 2400
 CLIMBERS = (3, 2, 1)
 
 
@@ -95,7 +95,7 @@ def schedule_interruptible(
     rank: Ints | None = None,
     segments: bool = False,
     effort: Effort = "quick",
-    evaluations: int = THOROUGH_EVALUATIONS,
+    evaluations: int | None = None,
     seed: int = 0,
 ) -> Schedule:
     """Schedule a problem whose tasks may be interrupted: the best of some policies, thorough also of a local search.
@@ -106,8 +106,8 @@ def schedule_interruptible(
         problem: tasks, options, capacities, and what an interruption costs.
         rank: [N] as for `list_scheduler.schedule`.
         segments: also return the progress of every piece (slower; `verify` and the trace need it).
-        effort: "thorough" tries more policies and then searches.
-        evaluations: schedules to try in the local search.
+        effort: "thorough" tries more policies and then searches, "utmost" searches longer.
+        evaluations: schedules to try in the local search; by the effort where None.
         seed: of its random steps.
 
     Raises:
@@ -117,7 +117,9 @@ def schedule_interruptible(
     passes = _CutPasses(problem, rank)
     whole = passes.whole.begin(QUICK_POLICIES[:1])
     cuts = passes.begin(QUICK_CUTS)
-    if effort == "thorough" and not passes.good(cuts, whole):
+    if effort != "quick" and not passes.good(cuts, whole):
+        if evaluations is None:
+            evaluations = THOROUGH_EVALUATIONS if effort == "thorough" else UTMOST_EVALUATIONS
         cuts += passes.begin(MORE_CUTS)
         whole += passes.whole.begin(QUICK_POLICIES[1:])
         uncut_s, cut_s = min(map(_makespan, whole)), min(map(_makespan, cuts))

@@ -18,6 +18,8 @@ from worklode.schedule.compiled import Floats, Ints, compiled
 
 # Demands that exceed the bandwidth by less than this share [1] are rounding, not contention.
 ROUNDING = 1e-12
+# A piece that lacks less than this share of the least piece [1] is large enough.
+ROUNDED = 1e-9
 # Waiting tasks looked at per event behind the ones that run [count]; bounds the time of an event on wide graphs.
 BACKFILL_DEPTH = 12
 # Share of what is left [1] that a task takes which asks for more than its fair share; see `list_kernel`.
@@ -240,7 +242,7 @@ def schedule_pieces(tasks: CutTasks, rules: CutRules, log: Log) -> float:
             elif left_s[task] <= least_s:
                 held_fast[task] = True
                 loose_s = finish_s[task]
-            elif to_do[task] * d - left_s[task] < QUANTUM * d * (1.0 - 1e-9):
+            elif to_do[task] * d - left_s[task] < QUANTUM * d * (1.0 - ROUNDED):
                 held_fast[task] = True
                 loose_s = now + QUANTUM * d - (to_do[task] * d - left_s[task])
             if held_fast[task]:
@@ -423,7 +425,7 @@ def schedule_pieces(tasks: CutTasks, rules: CutRules, log: Log) -> float:
             if waits and held_fast[task] and not in_set_up[task]:
                 d = duration_s[option_of[task]]
                 undone_s = QUANTUM * d - (to_do[task] * d - left_s[task])
-                if undone_s > 0.0:
+                if undone_s > ROUNDED * QUANTUM * d:
                     first_loose_s = min(first_loose_s, now + undone_s / rate[task])
         following = min(following, first_loose_s)
         passed_s = following - now

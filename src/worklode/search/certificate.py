@@ -181,10 +181,11 @@ class _Proof:
         self.all_guides: list[tuple[Guide, ...]] = []
         self.interrupted = False
         # Where the search compares quick schedules only, so does the proof: then pruning equals exhaustive search.
-        self.refined = 0 if self.best.effort == "thorough" else options.refined
+        self.refined = options.refined if self.best.effort == "quick" else 0
 
     def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
         """Do it."""
+        self._polish_best()
         self._sweep_space()
         floor = self._seed_bound()
         try:
@@ -296,6 +297,8 @@ class _Proof:
             self._drop()
             if self.progress is not None:
                 self.progress(self.sharpened, self.most_sharpened)
+        self._polish_best()
+        self._drop()
         self._schedule_left()
         return self._least()
 
@@ -316,6 +319,11 @@ class _Proof:
         self.polished[index] = True
         self.polishings += 1
         self._drop()
+
+    def _polish_best(self) -> None:
+        """Schedule the incumbent with the utmost effort: what it gains rules designs out."""
+        self.search.polish_best()
+        self.best = self.search.candidates()[0]
 
     def _schedule_left(self) -> None:
         """Schedule what no bound rules out, best bound first."""

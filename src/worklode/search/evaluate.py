@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -105,7 +106,7 @@ class Evaluator:
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
         self.model = CostModel(self.arrays.items, mode="one-core" if mode == "one-core" else "split")
         self.matrix_macs = graph.matrix_flops() / 2
-        self._reported: dict[Accelerator, ScheduledStep] = {}
+        self._reported: dict[Accelerator, tuple[Effort, ScheduledStep]] = {}
 
     def step(
         self,
@@ -124,23 +125,35 @@ class Evaluator:
         make = schedule_interruptible if problem.interruptible else schedule
         return ScheduledStep(costs=costs, problem=problem, schedule=make(problem, segments=segments, effort=effort))
 
+    def uninterrupted(self) -> Evaluator:
+        """The same workload where no operator is interrupted."""
+        if self.mode != "split":
+            return self
+        other = copy.copy(self)
+        other.mode = "uninterrupted"
+        other._reported = {}
+        return other
+
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
         return self._problem(self.model.on(accelerator), accelerator)
 
-    def reported_step(self, accelerator: Accelerator) -> ScheduledStep:
-        """The step as it is reported of a design, with segments; the last few are kept."""
+    def reported_step(self, accelerator: Accelerator, effort: Effort = "thorough") -> ScheduledStep:
+        """The step as it is reported of a design, with segments; the last few are kept.
+
+        Once it was scheduled with the utmost effort, that is what is reported of it.
+        """
         known = self._reported.get(accelerator)
-        if known is None:
-            known = self.step(accelerator, segments=True, effort="thorough")
+        if known is None or (effort == "utmost" and known[0] != "utmost"):
+            known = effort, self.step(accelerator, segments=True, effort=effort)
             if len(self._reported) >= MOST_REPORTED:
                 self._reported.pop(next(iter(self._reported)))
             self._reported[accelerator] = known
-        return known
+        return known[1]
 
     def figures(self, accelerator: Accelerator, *, effort: Effort = "quick") -> Figures:
         """The figures a search needs, without verification."""
-        step = self.reported_step(accelerator) if effort == "thorough" else self.step(accelerator)
+        step = self.step(accelerator) if effort == "quick" else self.reported_step(accelerator, effort)
         found = silicon(accelerator, self.technology)
         return Figures(
             time_s=step.schedule.makespan_s,

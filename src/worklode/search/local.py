@@ -273,6 +273,15 @@ class LocalSearch:
                 return
             self.refine(quick[0])
 
+    def polish_best(self) -> None:
+        """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
+        while self.options.finalists and not self._out_of_time():
+            best = self.candidates()[0]
+            if best.effort == "utmost":
+                return
+            parts = (self.evaluators, self.weights, self.objective, best.accelerator, best.origin)
+            self.seen[best.accelerator] = scheduled_candidate(*parts, effort="utmost")
+
     def candidates(self) -> tuple[Candidate, ...]:
         """What was scheduled and keeps the limits, best first."""
         return tuple(sorted((c for c in self.seen.values() if self.legal(c)), key=Candidate.order))
