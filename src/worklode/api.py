@@ -109,7 +109,8 @@ def evaluate(
     Args:
         workload: a captured graph, or what `capture` takes.
         on: preset name, YAML file or accelerator.
-        mode: `split` lets an operator use many cores, `one-core` runs it on one.
+        mode: `split` lets an operator use many cores, and be interrupted; `uninterrupted` many cores from start to end;
+            `one-core` runs it on one.
         technology: file that overlays technology constants.
 
     Raises:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worklode.schedule.bounds import lower_bounds
 from worklode.schedule.canonical_rank import canonical_rank
 from worklode.schedule.list_kernel import list_schedule, new_state
-from worklode.schedule.list_scheduler import MORE_POLICIES, QUICK_POLICIES, Policy, Passes, improve, schedule
+from worklode.schedule.list_scheduler import MORE_POLICIES, QUICK_POLICIES, Passes, Policy, improve, schedule
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import Options, problem_from_lists, random_problem, training_problem
 from worklode.schedule.verify import verify

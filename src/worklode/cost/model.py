@@ -33,8 +33,8 @@ CommunicationTimes = Callable[[Communication], float] | NDArray[np.float64]
 # Simple and special operations, bytes to and from SRAM, reductions, dependent steps of the items, each [U].
 LaneWork = tuple[Floats, Floats, Floats, Ints, Ints]
 
-# Cycles in which a core goes over to another operator [cycles]. Assumption: pipelines of instructions and lanes drain and
-# fill; arrays are counted apart.
+# Cycles in which a core goes over to another operator [cycles]. Assumption: pipelines of instructions and lanes drain
+# and fill; arrays are counted apart.
 SWITCH_CYCLES = 128
 
 # Sizes of on-chip memory the traffic tables know [bytes]: 8 an octave, so that designs share them. A share is rounded
@@ -544,9 +544,8 @@ def _resume_s(accelerator: Accelerator, tensor_cores: Ints, hbm_bytes: Floats, r
     array = 2 * accelerator.tensor_core_rows + accelerator.tensor_core_cols
     cycles = SWITCH_CYCLES + np.where(tensor_cores > 0, array, 0)
     bandwidth = accelerator.sustained_hbm_bytes_per_s
-    filling_s = 0.0
-    if exposes_transfers(accelerator):
-        filling_s = np.minimum(hbm_bytes / bandwidth, accelerator.operator_fill_s)
+    most_s = accelerator.operator_fill_s if exposes_transfers(accelerator) else 0.0
+    filling_s = np.minimum(hbm_bytes / bandwidth, most_s)
     return np.asarray(cycles / accelerator.sustained_clock_hz + filling_s + reload_bytes / bandwidth)
 
 

@@ -149,10 +149,21 @@ def heads_and_tails_bound(problem: ScheduleProblem, table: OptionTable, order: I
     work_s = shares_of_capacity(problem, table)
     reverse = order[::-1].copy()
     forward = (problem.predecessor_start, problem.predecessor, problem.successor_start, problem.successor)
-    options = (problem.item_of, problem.option_start, *option_shares(problem, table), duration_s, work_s)
-    heads = raised_heads(order, *forward, *options, not problem.interruptible)
-    backward = forward[2:] + forward[:2]
-    tails = raised_heads(reverse, *backward, *options, not problem.interruptible)
+    option_s, option_work_s = option_shares(problem, table)
+    heads, tails = (
+        raised_heads(
+            tasks,
+            *edges,
+            problem.item_of,
+            problem.option_start,
+            option_s,
+            option_work_s,
+            duration_s,
+            work_s,
+            not problem.interruptible,
+        )
+        for tasks, edges in ((order, forward), (reverse, forward[2:] + forward[:2]))
+    )
     bound = float((heads + duration_s + tails).max(initial=0.0))
     for resource in range(work_s.shape[1]):
         busy = np.flatnonzero(work_s[:, resource] > 0)
@@ -215,7 +226,9 @@ def path_wants(problem: ScheduleProblem, table: OptionTable, critical: Ints) -> 
     _, weight = _trade_off(problem, table, critical)
     d, work_s = option_shares(problem, table)
     fits = np.isfinite(d)
-    cost = np.where(fits, weight[0] * np.where(fits, d, 0.0) + np.where(fits[:, None], work_s, 0.0) @ weight[1:], np.inf)
+    cost = np.where(
+        fits, weight[0] * np.where(fits, d, 0.0) + np.where(fits[:, None], work_s, 0.0) @ weight[1:], np.inf
+    )
     return cheapest_of_items(problem.option_start, cost)[problem.item_of[critical]]
 
 

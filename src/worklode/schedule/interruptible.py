@@ -42,7 +42,7 @@ class CutPolicy:
         weighed: critical tasks want the option that is cheapest at the weights of the trade-off bound.
         strict: HBM bandwidth strictly by priority instead of graded.
         widen: cores that no task takes go to those that run.
-        reluctance: a task is only interrupted that has this many times left what the interruption costs [1], at least 1.
+        reluctance: a task is only interrupted that has this many times left what the interruption costs [1].
     """
 
     backward: bool = False
@@ -175,7 +175,7 @@ class _CutPasses:
 
     def good(self, cuts: list[FoundCut], whole: list[Found]) -> bool:
         """Whether a schedule is so close to a lower bound that it is not tried to be improved."""
-        return min(found.makespan_s for found in (*cuts, *whole)) <= self.whole.goal_s
+        return min(*map(_makespan, cuts), *map(_makespan, whole)) <= self.whole.goal_s
 
     def begin(self, policies: tuple[CutPolicy, ...]) -> list[FoundCut]:
         """One schedule per policy, up to the first good one."""

@@ -1,4 +1,4 @@
-"""The event loop that schedules tasks which may be interrupted, and its local search, compiled: docs/models/schedule.md.
+"""The event loop for tasks that may be interrupted, and its local search, compiled. Rules: docs/models/schedule.md.
 
 Entry: `interruptible.schedule_interruptible`. Longer than other files: numba does not notice changes across files
 (`compiled`), so what the loop calls is here, even where the loop of uninterrupted tasks has much the same.
@@ -289,9 +289,7 @@ def schedule_pieces(tasks: CutTasks, rules: CutRules, log: Log) -> float:
             option = -1
             if had >= 0 and tensor_cores[had] <= free_tensor and vector_cores[had] <= free_vector:
                 option = had
-            if fits and (
-                option < 0 or share * duration_s[wants] + resume_s[wants] < share * duration_s[option]
-            ):
+            if fits and (option < 0 or share * duration_s[wants] + resume_s[wants] < share * duration_s[option]):
                 option = wants
             if option < 0:
                 for other in range(option_start[item], option_start[item + 1]):

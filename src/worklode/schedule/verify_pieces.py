@@ -1,4 +1,4 @@
-"""Checks that a schedule with interruptions obeys its problem, from the pieces alone: nothing of the scheduler is used."""
+"""Checks that a schedule with interruptions obeys its problem, from the pieces alone."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _check_progress(problem: ScheduleProblem, schedule: Schedule, pieces: Pieces
         if bad.any():
             worst = _first(bad)
             raise InternalError(
-                f"a piece of task {pieces.task[worst]} does {progress_s[worst]:.9g} s of {what}, not {due_s[worst]:.9g} s"
+                f"a piece of task {pieces.task[worst]} does {progress_s[worst]:.9g} s of {what}, "
+                f"not {due_s[worst]:.9g} s"
             )
 
 

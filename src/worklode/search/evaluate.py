@@ -216,6 +216,7 @@ class Evaluator:
             phase_time_s=self._phase_time(analysis),
             memory=self.memory,
             fused_operators=len(self.fused.operators),
+            interruptions=step.schedule.interruptions,
         )
 
     def _problem(self, costs: OperatorCosts, accelerator: Accelerator) -> ScheduleProblem:
