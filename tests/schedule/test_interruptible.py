@@ -1,4 +1,4 @@
-"""Schedules with interruptions: valid, never below a bound, the same however tasks are listed, near the best there is."""
+"""Schedules with interruptions: valid, never below a bound, the same however tasks are listed, near the best."""
 
 from dataclasses import replace
 from itertools import permutations

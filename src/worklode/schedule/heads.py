@@ -35,7 +35,7 @@ def raised_heads(
     For a set S of ancestors of a task: head >= min head over S + least time of S. The sets are the k nearest ancestors
     in the order, k = 1 ... 64; their least time is the work of each resource, and for the nearest sets that are closed
     (whatever comes before has ended when they begin) also `least_time_of_set`, where no task is interrupted: one
-    that is may mix options, and be fast on average only. With the order and the edges reversed, the result is the tails.
+    that is may mix options, and be fast on average only. With order and edges reversed, the result is the tails.
 
     Args:
         order: tasks in a topological order.
