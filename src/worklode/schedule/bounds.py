@@ -21,6 +21,8 @@ ROUNDING = 1e-10
 # Steps of the ascent that weighs path against work [count]. The value of every step is a bound, so this sets only how
 # close to the best weights it ends. Measured (docs/models/schedule.md): 1000 steps give 0.3 % more in the mean.
 ASCENT_STEPS = 64
+# The same where only options are chosen by the weights [count].
+WANT_STEPS = 16
 # Rounds of the ascent of prices that starts from the prices of a similar design [count]; see `prices`.
 GUIDED_ROUNDS = 2
 
@@ -218,12 +220,12 @@ def trade_off_bound(problem: ScheduleProblem, table: OptionTable, path: Ints) ->
 
     for any weights m >= 0 that add up to 1. A multiplicative ascent looks for good ones.
     """
-    return _trade_off(problem, table, path)[0]
+    return _trade_off(problem, table, path, ASCENT_STEPS)[0]
 
 
 def path_wants(problem: ScheduleProblem, table: OptionTable, critical: Ints) -> Ints:
     """[K] options of critical tasks that are cheapest at the best weights of `trade_off_bound`."""
-    _, weight = _trade_off(problem, table, critical)
+    _, weight = _trade_off(problem, table, critical, WANT_STEPS)
     d, work_s = option_shares(problem, table)
     fits = np.isfinite(d)
     cost = np.where(
@@ -245,8 +247,8 @@ def cheapest_of_items(option_start: Ints, cost: Floats) -> Ints:
     return chosen
 
 
-def _trade_off(problem: ScheduleProblem, table: OptionTable, path: Ints) -> tuple[float, Floats]:
-    """`trade_off_bound` [s], and its weights [4]."""
+def _trade_off(problem: ScheduleProblem, table: OptionTable, path: Ints, steps: int) -> tuple[float, Floats]:
+    """`trade_off_bound` [s] after so many steps, and its weights [4]."""
     num_items = len(table.fastest)
     count = np.bincount(problem.item_of, minlength=num_items).astype(np.float64)
     on_path = np.bincount(problem.item_of[path], minlength=num_items).astype(np.float64)
@@ -258,7 +260,7 @@ def _trade_off(problem: ScheduleProblem, table: OptionTable, path: Ints) -> tupl
         table.duration_s,
         on_path,
         count - on_path,
-        ASCENT_STEPS,
+        steps,
     )
 
 

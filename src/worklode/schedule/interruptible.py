@@ -72,6 +72,8 @@ MORE_CUTS = (
 # Schedules tried by local search with "thorough" [count], a third of them in each round, and from how many starts in
 # each round [count].
 THOROUGH_EVALUATIONS, UTMOST_EVALUATIONS = 360, 2400
+# Tasks up to which all of them are tried [count]; beyond, as many fewer as a schedule takes longer.
+FEW_TASKS = 800
 CLIMBERS = (3, 2, 1)
 
 
@@ -120,6 +122,7 @@ def schedule_interruptible(
     if effort != "quick" and not passes.good(cuts, whole):
         if evaluations is None:
             evaluations = THOROUGH_EVALUATIONS if effort == "thorough" else UTMOST_EVALUATIONS
+            evaluations = int(evaluations * min(1.0, FEW_TASKS / max(len(problem.item_of), 1)))
         cuts += passes.begin(MORE_CUTS)
         whole += passes.whole.begin(QUICK_POLICIES[1:])
         uncut_s, cut_s = min(map(_makespan, whole)), min(map(_makespan, cuts))

@@ -276,8 +276,8 @@ class LocalSearch:
     def polish_best(self) -> None:
         """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
         while self.options.finalists and not self._out_of_time():
-            best = self.candidates()[0]
-            if best.effort == "utmost":
+            best = next(iter(self.candidates()), None)
+            if best is None or best.effort == "utmost":
                 return
             parts = (self.evaluators, self.weights, self.objective, best.accelerator, best.origin)
             self.seen[best.accelerator] = scheduled_candidate(*parts, effort="utmost")
