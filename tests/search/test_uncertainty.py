@@ -136,11 +136,11 @@ def test_ranking_under_common_draws() -> None:
 
 def test_a_ranking_may_be_open() -> None:
     """Lanes that hardly work cost leakage, little SRAM costs traffic: the draw may decide which is better."""
-    evaluator = Evaluator(transformer_training(tokens=2048, width=1024).graph(), TECHNOLOGY)
+    evaluator = Evaluator(transformer_training(tokens=2048, width=1024).graph(), TECHNOLOGY, mode="uninterrupted")
     base = load_preset("tpuv4")
     many_lanes = replace(base, num_vector_cores=4 * base.num_vector_cores)
     shares = []
-    for sram_bytes in (2**20, 12 * 2**20, 24 * 2**20):
+    for sram_bytes in (2**20, 10 * 2**20, 24 * 2**20):
         rival = replace(base, sram_bytes=sram_bytes)
         shares.append(ranking([evaluator], Objective.ENERGY_DELAY, [many_lanes, rival], None)["against"][0]["beats"])
     assert shares[0] > 0.99 and 0.02 < shares[1] < 0.98 and shares[2] < 0.01
