@@ -317,6 +317,12 @@ class CostModel:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
         return np.asarray(self._arrays.fixed_bytes + self._reread_at(_sram_index(sram_bytes)))
 
+    def item_hbm_bytes_beside(self, sram_bytes: int, accelerator: Accelerator) -> Floats:
+        """[U] as `item_hbm_bytes`, with the registers of the vector cores of an accelerator, whatever its own SRAM."""
+        return np.asarray(
+            self._arrays.fixed_bytes + self._held_reread_at(_sram_index(sram_bytes), _held_bytes(accelerator))
+        )
+
     def bounds(self, designs: Design, counts: ArrayLike | None = None) -> WorkBounds:
         """Lower bounds of the work of one iteration on D designs, free of the numbers of cores.
 

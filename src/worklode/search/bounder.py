@@ -12,7 +12,7 @@ from worklode.cost.model import exposes_transfers
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import event_energies
 from worklode.schedule.bounds import ROUNDING, Guide, guide
-from worklode.search.grid import SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
+from worklode.search.grid import LANES, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
 from worklode.search.objective import Objective
 from worklode.search.sweep import least_times, option_bounds
 from worklode.search.tables import WorkloadTables
@@ -174,7 +174,7 @@ class Bounder:
         rows = (
             tables.shape_rows(points),
             tables.width_rows(points),
-            tables.size_rows(points),
+            tables.lane_size_rows(points),
             tables.grown_shape_rows(points),
             tables.grown_width_rows(points),
         )
@@ -182,7 +182,7 @@ class Bounder:
             tables.shapes.rows,
             tables.widths.rows,
             tables.alone.rows,
-            tables.sizes.rows,
+            tables.lane_sizes.rows,
             tables.grown_shapes.rows,
             tables.grown_widths.rows,
             tables.grown_alone.rows,
@@ -209,6 +209,7 @@ class Bounder:
             tables.widths.rows,
             tables.alone.rows,
             tables.sizes.rows,
+            tables.lane_sizes.rows,
             tables.grown_widths.rows,
             tables.grown_alone.rows,
             tables.evaluator.item_counts,
@@ -222,6 +223,7 @@ class Bounder:
             points[:, TENSOR_CORES].copy(),
             points[:, VECTOR_CORES].copy(),
             points[:, SRAM].copy(),
+            points[:, LANES] * len(self.grid.axes[SRAM]) + points[:, SRAM],
             tables.tensor_cores(points),
             tables.vector_cores(points),
             tables.hbm_bytes_per_s(points),

@@ -63,7 +63,7 @@ def least_times(
     Args:
         tensor_core_s: [shapes, U] core-seconds of the products on one tensor core [s].
         vector_core_s, alone_core_s: [widths, U] on one vector core beside products, and computing them too [s].
-        hbm_bytes: [sizes, U] traffic with all of the SRAM [bytes].
+        hbm_bytes: [rows, U] traffic with all of the SRAM, by number of lanes and size [bytes].
         tensor_s: [grown shapes, U] least time of the products on all tensor cores [s].
         vector_s, alone_s: [grown widths, U] least time on all vector cores [s].
         count: [U] operators of each item.
@@ -134,6 +134,7 @@ def option_bounds(
     vector_core_s: Floats,
     alone_core_s: Floats,
     hbm_bytes: Floats,
+    lane_hbm_bytes: Floats,
     vector_s: Floats,
     alone_s: Floats,
     count: Floats,
@@ -147,6 +148,7 @@ def option_bounds(
     tensor_of: Ints,
     vector_of: Ints,
     size_of: Ints,
+    lane_size_of: Ints,
     tensor_cores: Floats,
     vector_cores: Floats,
     hbm_bytes_per_s: Floats,
@@ -176,6 +178,7 @@ def option_bounds(
         tensor_s: [rows, U] time of the products by shape and number of cores [s].
         vector_core_s, alone_core_s: [widths, U] on one vector core [s].
         hbm_bytes: [sizes, U] traffic by size of SRAM [bytes].
+        lane_hbm_bytes: [rows, U] the same of vector cores, by number of lanes and size of SRAM [bytes].
         vector_s, alone_s: [grown widths, U] least time on all vector cores [s].
         count: [U] operators of each item.
         has_products, has_lanes: [U] what an item has; `alone_core_s` is finite where lanes may compute the products.
@@ -187,7 +190,8 @@ def option_bounds(
         ladder_start, ladder: CSR of the numbers of tensor cores an item may take, for each number there are.
         shape_row: [shapes, L] row of `tensor_s` for each entry of `ladder`.
         tensor_size_row: [sizes, L] row of `hbm_bytes` for the share of the SRAM at each entry of `ladder`.
-        vector_ladder_start, vector_ladder, vector_size_row: the same for items on vector cores alone.
+        vector_ladder_start, vector_ladder, vector_size_row: the same for items on vector cores alone; rows of
+            `lane_hbm_bytes`, [lanes · sizes, L] by `lane_size_of` [D].
         exposed, start_s, fill_s, path_pays, group_start, group_item, group_count, price_start, price: `least_times`.
     """
     designs, items, guides = len(shape_of), len(count), len(path_pays)
@@ -230,7 +234,7 @@ def option_bounds(
             if (has_lanes[u] and not has_products[u]) or alone[u] < np.inf:
                 for j in range(first_lane, last_lane):
                     cores = vector_ladder[j]
-                    moving = hbm_bytes[vector_size_row[size_of[d], j], u] * per_byte
+                    moving = lane_hbm_bytes[vector_size_row[lane_size_of[d], j], u] * per_byte
                     if has_products[u]:
                         computing = max(alone[u] / cores, grown_alone[u])
                     else:
