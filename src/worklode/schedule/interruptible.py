@@ -71,9 +71,9 @@ MORE_CUTS = (
 )
 # Schedules tried by local search with "thorough" [count], a third of them in each round, and from how many starts in
 # each round [count].
-THOROUGH_EVALUATIONS, UTMOST_EVALUATIONS = 360, 2400
+THOROUGH_EVALUATIONS, UTMOST_EVALUATIONS = 360, 2000
 # Tasks up to which all of them are tried [count]; beyond, as many fewer as a schedule takes longer.
-FEW_TASKS = 800
+FEW_TASKS = 1200
 CLIMBERS = (3, 2, 1)
 
 

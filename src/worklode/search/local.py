@@ -279,8 +279,17 @@ class LocalSearch:
             best = next(iter(self.candidates()), None)
             if best is None or best.effort == "utmost":
                 return
-            parts = (self.evaluators, self.weights, self.objective, best.accelerator, best.origin)
-            self.seen[best.accelerator] = scheduled_candidate(*parts, effort="utmost")
+            self.polish(best)
+
+    def polish(self, candidate: Candidate) -> Candidate:
+        """Schedule a candidate with the utmost effort."""
+        parts = (self.evaluators, self.weights, self.objective, candidate.accelerator, candidate.origin)
+        self.seen[candidate.accelerator] = scheduled_candidate(*parts, effort="utmost")
+        return self.seen[candidate.accelerator]
+
+    def quick_figure(self, accelerator: Accelerator) -> float:
+        """Figure of a design's quick schedule."""
+        return scheduled_candidate(self.evaluators, self.weights, self.objective, accelerator, "budget").figure
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What was scheduled and keeps the limits, best first."""
