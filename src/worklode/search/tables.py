@@ -12,7 +12,6 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import COLS, HBM, LANES, ROWS, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
 
-
 # Above any size of SRAM [bytes]: 2^50 = 1 PiB, so that lanes and size make one key.
 LARGEST_SIZE = 2**50
 
