@@ -39,16 +39,16 @@ includes the evaluation of the ten best designs. Default space: {space}.
 ## What is missed, and why
 
 Operators may be interrupted at tiles and change their number of cores, at a price for every interruption
-([schedule](models/schedule.md), section 8), as the bounds have always assumed; before, schedules could not, and the mean
-gap was 6.4 %, the worst 29.1 %. What is left is again the schedule of single designs (*own*, or that of the design
-with the least bound). Measured on the mined designs: with bandwidth without limit, and costs of interruptions at zero,
-list schedules come within 1 % of the bound on TPU-like budgets, so the rest there is contention for HBM. The linear
+([schedule](models/schedule.md), section 8), as the bounds have always assumed. Before, schedules could not, and the
+mean gap was 6.4 %, the worst 29.1 %. What is left is again the schedule of single designs: of the mined one (*own*), or
+of the one with the least bound. Measured on mined designs: with bandwidth without limit and interruptions at no cost,
+list schedules come within 2 % of the bound on TPU-like budgets, so the rest there is contention for HBM. The linear
 program shares bandwidth over a whole phase of the critical path; at any one moment operators that hold cores wait for
-it. On GPU-like budgets every interruption also empties and fills buffers for up to 4 us of operators that last 15 to
+it. On GPU-like budgets every interruption also empties and fills buffers, for up to 4 us where operators last 15 to
 40 us, and operators beside the path have an order that the bound does not see. Tried without success: following the
 primal solution of the linear program or its prices event by event, choosing options by the bandwidth that is left,
-further chains of operators as unary resources in the bound (0.2 % in the mean, 1.7 % at most), more guides. Six times
-the local search for the best design gains 0.7 points. To get to 1 % the bound would need to see contention at a moment.
+chains of operators as further resources of the bound (0.2 % in the mean, 1.7 % at most), more guides. To get to 1 % the
+bound would need to see contention at a moment.
 """
 
 

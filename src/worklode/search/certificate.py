@@ -26,9 +26,9 @@ from worklode.search.objective import Limits
 
 Progress = Callable[[int, int], None]
 
-# A design whose quick schedule is this much [1] above the quick schedule of the best design is scheduled thoroughly before
-# it is given up, and one whose thorough schedule is this much above the best figure with the utmost effort: what thorough
-# and utmost schedules gain differs by about as much from design to design (docs/models/schedule.md).
+# A design whose quick schedule is this much [1] above the quick schedule of the best design is scheduled thoroughly
+# before it is given up, and one whose thorough schedule is this much above the best figure with the utmost effort: what
+# they gain by that differs by about as much from design to design (docs/models/schedule.md).
 PROMISING, NEAR = 0.01, 0.01
 # Designs that are scheduled with the utmost effort because they come near [count].
 MOST_RIVALS = 3
