@@ -118,6 +118,7 @@ def schedule_interruptible(
     """
     passes = _CutPasses(problem, rank)
     whole = passes.whole.begin(QUICK_POLICIES[:1])
+    uncut = passes.whole.settle(min(whole, key=_makespan))
     cuts = passes.begin(QUICK_CUTS)
     if effort != "quick" and not passes.good(cuts, whole):
         if evaluations is None:
@@ -129,10 +130,10 @@ def schedule_interruptible(
         cuts += passes.climb(cuts, evaluations, seed)
         if uncut_s <= cut_s * CLOSE:
             whole += passes.whole.climb(whole, evaluations, seed)
+        uncut = min(uncut, passes.whole.settle(min(whole, key=_makespan)), key=_makespan)
     best = min(cuts, key=_makespan)
-    uncut = min(whole, key=_makespan)
     if uncut.makespan_s <= best.makespan_s * (1.0 + ROUNDING):
-        return passes.whole.finish(passes.whole.settle(uncut), segments)
+        return passes.whole.finish(uncut, segments)
     return passes.finish(best, segments)
 
 
