@@ -125,7 +125,7 @@ def _update(b: GraphBuilder, parameter: int, gradient: int) -> None:
 
 def small_evaluator(seed: int) -> Evaluator:
     """An evaluator of `small_graph`, two in three of them with operators split over cores."""
-    modes: tuple[Mode, ...] = ("split", "split", "one-core")
+    modes: tuple[Mode, ...] = ("split", "uninterrupted", "one-core")
     mode = modes[int(np.random.default_rng([seed, 3]).integers(3))]
     return Evaluator(small_graph(seed), technology(), mode=mode)
 
