@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.list_scheduler import Effort
+from worklode.search.aggregate import Aggregate
 from worklode.search.evaluate import Evaluator, Figures
 from worklode.search.objective import Objective
 
@@ -19,8 +18,8 @@ class Candidate:
 
     Attributes:
         accelerator: the design.
-        figure: weighted geometric mean of the objective over the workloads; smaller is better.
-        figures: one for each workload.
+        figure: what is minimised, the objective over all evaluators (`aggregate`); smaller is better.
+        figures: one for each evaluator.
         origin: how the search came to it: `budget`, `shape`, `climb`, `bound`, `exhaustive`.
         effort: of its schedules (`schedule.list_scheduler.schedule`).
     """
@@ -40,16 +39,15 @@ class Candidate:
 
 def scheduled_candidate(
     evaluators: Sequence[Evaluator],
-    weights: Sequence[float],
+    aggregate: Aggregate,
     objective: Objective,
     accelerator: Accelerator,
     origin: str,
     *,
     effort: Effort = "quick",
 ) -> Candidate:
-    """A design scheduled on every workload; `weights` add up to 1."""
+    """A design scheduled by every evaluator."""
     figures = tuple(evaluator.figures(accelerator, effort=effort) for evaluator in evaluators)
-    values = [objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
-    # A mean of one is that one, without the rounding of logarithms.
-    mean = values[0] if len(values) == 1 else float(np.exp(np.dot(weights, np.log(values))))
-    return Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin, effort=effort)
+    times = [found.time_s for found in figures]
+    figure = aggregate.figure(objective, times, figures[0].tdp_w, lambda k: figures[k].energy_j)
+    return Candidate(accelerator=accelerator, figure=float(figure), figures=figures, origin=origin, effort=effort)

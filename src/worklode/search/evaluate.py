@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -104,7 +105,15 @@ class Evaluator:
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
         self.model = CostModel(self.arrays.items, mode=mode)
         self.matrix_macs = graph.matrix_flops() / 2
+        self.communication_s: CommunicationTimes | None = None
         self._reported: dict[Accelerator, ScheduledStep] = {}
+
+    def exchanging(self, communication_s: CommunicationTimes) -> Evaluator:
+        """The same step whose collectives take these times from now on; costs that designs share are shared with it."""
+        made = copy.copy(self)
+        made.communication_s = communication_s
+        made._reported = {}
+        return made
 
     def step(
         self,
@@ -116,15 +125,16 @@ class Evaluator:
     ) -> ScheduledStep:
         """Cost and schedule the step on a design; see `schedule.list_scheduler.schedule`.
 
-        `communication_s` gives times to the collectives of a shard; a step of one device has none.
+        `communication_s` gives times to the collectives of a shard, if others than those of `exchanging`; a step of one
+        device has none.
         """
-        costs = self.model.on(accelerator, communication_s)
+        costs = self.model.on(accelerator, self.communication_s if communication_s is None else communication_s)
         problem = self._problem(costs, accelerator)
         return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
 
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
-        return self._problem(self.model.on(accelerator), accelerator)
+        return self._problem(self.model.on(accelerator, self.communication_s), accelerator)
 
     def reported_step(self, accelerator: Accelerator) -> ScheduledStep:
         """The step as it is reported of a design, with segments; the last few are kept."""

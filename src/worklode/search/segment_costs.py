@@ -21,6 +21,7 @@ from worklode.partition.recompute import RecomputePolicy, recompute
 from worklode.partition.segments import BACKWARD, Pass, Segments, pass_graph, segments
 from worklode.partition.stage_memory import MemoryModel, StateOptions, StateRule
 from worklode.partition.tensor_parallel import shard
+from worklode.schedule.list_scheduler import Effort
 from worklode.search.evaluate import Evaluator, Mode, ScheduledStep
 
 Execution = Literal["dataflow", "streams", "one-stream"]
@@ -198,14 +199,15 @@ class SegmentCosts:
         return self._known[id(evaluator)]
 
     def _scheduled(self, evaluator: Evaluator) -> PassCost:
-        step = evaluator.step(self.accelerator, communication_s=self._communication_s)
+        effort: Effort = "thorough" if self.execution == "dataflow" else "quick"  # streams read the costs alone
+        step = evaluator.step(self.accelerator, communication_s=self._communication_s, effort=effort)
         collectives = [o.work.communication for o in evaluator.fused.operators if o.work.communication is not None]
         constants = energy_constants(self.accelerator, self.model.technology)
         if self.execution == "dataflow":
             time_s = compute_s = step.schedule.makespan_s
             if collectives:
                 # A list schedule may come out longer with less to do: what is exposed is never less than nothing.
-                alone = evaluator.step(self.accelerator, communication_s=_no_time)
+                alone = evaluator.step(self.accelerator, communication_s=_no_time, effort=effort)
                 compute_s = min(time_s, alone.schedule.makespan_s)
         else:
             time_s, compute_s = in_streams_s(evaluator, step, blocking=self.execution == "one-stream")
