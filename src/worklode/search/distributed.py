@@ -1,0 +1,484 @@
+"""Mining for many devices: local search for every distinct stage, then global search for the whole iteration.
+
+Homogeneous: one design for all stages, of one model or of several. Heterogeneous: one for each distinct stage.
+Method: docs/models/global_search.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from worklode.errors import Fault, SpecError
+from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.network import Network
+from worklode.hardware.space import DesignSpace
+from worklode.hardware.technology import Technology
+from worklode.search.aggregate import Iterations, MaxPlus
+from worklode.search.candidate import Candidate
+from worklode.search.certificate import Certificate, ProofOptions
+from worklode.search.division import Chunks, Division
+from worklode.search.evaluate import Evaluator, silicon
+from worklode.search.grid import Grid
+from worklode.search.heterogeneous import Mixer, cheapest_at_pace, least_time_power, own_rows, trade_offs
+from worklode.search.infeasible import Infeasible, explain_infeasible
+from worklode.search.iteration_model import IterationModel
+from worklode.search.local import LocalSearchOptions
+from worklode.search.objective import Limits, Objective
+from worklode.search.parallel import ParallelSetting
+from worklode.search.parallel_evaluation import ParallelEvaluation
+from worklode.search.segment_costs import DividedModel
+from worklode.search.stage_search import Searched, Searches, StageDesigns, stage_designs
+from worklode.search.training_step import evaluate_divided
+
+MemoryRule = Literal["auto", "fit", "ignore"]
+# Called with what is being done, how much is done and how much there is.
+Tell = Callable[[str, int, int], None]
+
+# Designs of the global search that are simulated, best first, at least [count]; more where more are asked for.
+FEWEST_SIMULATED = 16
+# Effort of the search for one stage: its steps are short, and there are several.
+STAGE_SEARCH = LocalSearchOptions(shapes=24, climbs=6, max_evaluations=400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ParallelTask:
+    """A model to train in a parallel setting.
+
+    Attributes:
+        name: of the workload.
+        model: divided as the setting says.
+        setting, network: where it is trained.
+        weight: of the workload in the geometric mean.
+    """
+
+    name: str
+    model: DividedModel
+    setting: ParallelSetting
+    network: Network | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DistributedDesign:
+    """One design for all stages, or one for each class of stages, simulated on every workload.
+
+    Attributes:
+        figure: what is minimised: time, or time x mean TDP of a device; over workloads their geometric mean.
+        evaluations: one for each workload.
+        tdp_w: mean TDP of a device [W].
+    """
+
+    figure: float
+    evaluations: tuple[ParallelEvaluation, ...]
+    tdp_w: float
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """That of the first stage."""
+        return self.evaluations[0].accelerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heterogeneous:
+    """One design for each distinct stage.
+
+    Attributes:
+        best: of the objective.
+        least_power: stages with slack have the design of least TDP that keeps the pace of the slowest; None where the
+            objective weighs power already.
+        undecided: designs of less power for some stage that were neither scheduled nor ruled out.
+        bound: no mix of designs of the space has a smaller figure.
+    """
+
+    best: DistributedDesign
+    least_power: DistributedDesign | None
+    undecided: int
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """How far the best mix may be from the optimum [1]."""
+        return max(self.best.figure / self.bound - 1.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DistributedResult:
+    """What mining for many devices found.
+
+    Attributes:
+        objective, limits: what was asked; limits of one device.
+        tasks: the workloads and their settings.
+        chunks: (first, stop) segments of every chunk, of each workload.
+        classes: local search, of each workload: its distinct stages and their best designs.
+        top_k: global search: the best single designs, best first; empty where none keeps the limits.
+        from_stages: the best of the designs that the local searches kept, under the whole iteration.
+        certificate: of the single design, in the search's own figure, which never exceeds the simulated one.
+        heterogeneous: for one workload; None for several, or where nothing keeps the limits.
+        budget_baseline: the design whose area and TDP are the limits, where one was given.
+        infeasible: why there is no design.
+        evaluated: designs that were scheduled by all searches together.
+        wall_time_s: [s].
+    """
+
+    objective: Objective
+    limits: Limits
+    tasks: tuple[ParallelTask, ...]
+    chunks: tuple[Chunks, ...]
+    classes: tuple[tuple[StageDesigns, ...], ...]
+    top_k: tuple[DistributedDesign, ...]
+    from_stages: DistributedDesign | None
+    certificate: Certificate | None
+    heterogeneous: Heterogeneous | None
+    budget_baseline: DistributedDesign | None
+    infeasible: tuple[Infeasible, ...]
+    space_size: int
+    evaluated: int
+    wall_time_s: float
+
+    @property
+    def best(self) -> DistributedDesign | None:
+        """The best single design."""
+        return self.top_k[0] if self.top_k else None
+
+    @property
+    def improvement(self) -> float | None:
+        """How many times better the best single design is than the budget's own."""
+        if self.best is None or self.budget_baseline is None:
+            return None
+        return self.budget_baseline.figure / self.best.figure
+
+    @property
+    def optimality_gap(self) -> float | None:
+        """How far the best single design may be from the optimum of the space, schedules included [1]."""
+        if self.best is None or self.certificate is None:
+            return None
+        return max(self.best.figure / self.certificate.bound - 1.0, 0.0)
+
+    @property
+    def regret(self) -> float | None:
+        """How much worse the best of the stages' kept designs is than the best found in the whole space [1]."""
+        if self.best is None or self.from_stages is None:
+            return None
+        return max(self.from_stages.figure / self.best.figure - 1.0, 0.0)
+
+
+def mine_parallel(
+    tasks: Sequence[ParallelTask],
+    space: DesignSpace,
+    technology: Technology,
+    *,
+    limits: Limits,
+    objective: Objective,
+    memory: MemoryRule = "auto",
+    baseline: Accelerator | None = None,
+    top_k: int = 10,
+    options: LocalSearchOptions = STAGE_SEARCH,
+    proof: ProofOptions | None = None,
+    tell: Tell | None = None,
+) -> DistributedResult:
+    """The best designs for models that are trained on many devices.
+
+    Args:
+        tasks: models and settings.
+        space: of one device.
+        technology: constants of area, power and energy.
+        limits: area and TDP of one device.
+        objective: throughput or throughput/tdp.
+        memory: `fit` takes only designs whose HBM holds every stage, `ignore` any, `auto` is `fit` where the budget's
+            own HBM (without a budget: the largest of the space) holds them, else `ignore`.
+        baseline: design to compare with; a candidate itself where it keeps the limits.
+        top_k: designs to keep, of every stage and of the whole.
+        options, proof: effort of each search.
+        tell: told what is being done.
+
+    Raises:
+        SpecError: an objective of energy, or more chunks than a model can be cut into.
+    """
+    return _Mining(
+        tuple(tasks), Grid(space, technology), limits, objective, memory, baseline, top_k, options, proof, tell
+    ).run()
+
+
+class _Mining:
+    """One run. Where blocks do not come out even the cut is that of a reference, then that of the design found."""
+
+    def __init__(
+        self,
+        tasks: tuple[ParallelTask, ...],
+        grid: Grid,
+        limits: Limits,
+        objective: Objective,
+        memory: MemoryRule,
+        baseline: Accelerator | None,
+        top_k: int,
+        options: LocalSearchOptions,
+        proof: ProofOptions | None,
+        tell: Tell | None,
+    ) -> None:
+        if objective.needs_energy:
+            allowed = f"{Objective.THROUGHPUT}, {Objective.THROUGHPUT_PER_TDP}"
+            problem = "is not minimised over many devices"
+            raise SpecError(Fault(where="--objective", value=objective.value, problem=problem, allowed=allowed))
+        self.started_s = time.perf_counter()
+        self.tasks, self.grid, self.objective, self.baseline = tasks, grid, objective, baseline
+        self.limits, self.memory, self.top_k = limits, memory, top_k
+        chosen = replace(options, top_k=top_k, finalists=max(top_k, options.finalists))
+        self.searches = Searches(grid, objective, chosen, proof or ProofOptions())
+        self.tell = tell or _silent
+        total = sum(task.weight for task in tasks)
+        self.weights = tuple(task.weight / total for task in tasks)
+        middle = tuple(int(length) // 2 for length in grid.lengths)
+        self.reference = baseline or grid.accelerator(middle)
+        self.evaluated = 0
+
+    def run(self) -> DistributedResult:
+        """Search with the cut of the reference, and once more where the design found cuts otherwise."""
+        self.tell("dividing over stages", 0, 0)
+        first = [self._evaluate(task, self.reference) for task in self.tasks]
+        found = self._search(first)
+        if found.best is None:
+            return found
+        again = [self._evaluate(task, found.best.accelerator) for task in self.tasks]
+        if all(_chunks(a) == _chunks(b) for a, b in zip(first, again, strict=True)):
+            return found
+        other = self._search(again)
+        if other.best is not None and other.best.figure < found.best.figure:
+            found = other
+        return replace(found, evaluated=self.evaluated, wall_time_s=time.perf_counter() - self.started_s)
+
+    def _evaluate(
+        self, task: ParallelTask, accelerator: Accelerator | Sequence[Accelerator], chunks: Chunks = ()
+    ) -> ParallelEvaluation:
+        return evaluate_divided(task.model, accelerator, task.setting, task.network, chunks=chunks)
+
+    # -- local, then global ---------------------------------------------------------------------------------------
+
+    def _search(self, references: Sequence[ParallelEvaluation]) -> DistributedResult:
+        chunks = tuple(_chunks(reference) for reference in references)
+        models = [
+            IterationModel(Division(task.model, task.setting, task.network, cut))
+            for task, cut in zip(self.tasks, chunks, strict=True)
+        ]
+        needs = [_stage_bytes(reference) for reference in references]
+        enforced = self._memory_enforced(max(max(need) for need in needs))
+        limits = replace(self.limits, hbm_bytes=float(max(max(need) for need in needs)) if enforced else 0.0)
+        seeds = () if self.baseline is None else (self.baseline,)
+        steps = sum(len(model.classes) for model in models) + 1
+        classes: list[tuple[StageDesigns, ...]] = []
+        done = 0
+        for model, need in zip(models, needs, strict=True):
+            found: list[StageDesigns] = []
+            for stages in model.classes:
+                self.tell("searching stages", done, steps)
+                done += 1
+                needed = float(max(need[stage] for stage in stages)) if enforced else 0.0
+                found.append(stage_designs(self.searches, model, stages, replace(self.limits, hbm_bytes=needed), seeds))
+            classes.append(tuple(found))
+        kept = dict.fromkeys(
+            candidate.accelerator
+            for found in classes
+            for each in found
+            for candidate in each.searched.search.candidates()[: self.top_k]
+        )
+        self.tell("searching the whole", steps - 1, steps)
+        evaluators, aggregate = self._whole(models)
+        whole = self.searches.run(evaluators, aggregate, limits, seeds=[*dict.fromkeys([*seeds, *kept])], outside=seeds)
+        self.evaluated += len(whole.search.seen)
+        self.evaluated += sum(len(each.searched.search.seen) for found in classes for each in found)
+        certificate = whole.certificate
+        if certificate is None:
+            reasons = explain_infeasible(self.grid.space, self.grid.technology, limits)
+            return self._result(chunks, classes, limits, infeasible=reasons)
+        top, from_stages = self._simulated(whole, chunks, kept)
+        heterogeneous = None
+        if len(self.tasks) == 1 and all(each.searched.certificate is not None for each in classes[0]):
+            self.tell("mixing designs", steps, steps)
+            heterogeneous = self._heterogeneous(models[0], classes[0], whole, chunks[0], top[0])
+        return self._result(
+            chunks,
+            classes,
+            limits,
+            top_k=top[: self.top_k],
+            from_stages=from_stages,
+            certificate=certificate,
+            heterogeneous=heterogeneous,
+        )
+
+    def _result(
+        self,
+        chunks: tuple[Chunks, ...],
+        classes: Sequence[tuple[StageDesigns, ...]],
+        limits: Limits,
+        *,
+        top_k: tuple[DistributedDesign, ...] = (),
+        from_stages: DistributedDesign | None = None,
+        certificate: Certificate | None = None,
+        heterogeneous: Heterogeneous | None = None,
+        infeasible: tuple[Infeasible, ...] = (),
+    ) -> DistributedResult:
+        baseline = None
+        if self.baseline is not None:
+            own = self.baseline
+            baseline = self._design([self._evaluate(task, own) for task in self.tasks])
+        return DistributedResult(
+            objective=self.objective,
+            limits=limits,
+            tasks=self.tasks,
+            chunks=chunks,
+            classes=tuple(classes),
+            top_k=top_k,
+            from_stages=from_stages,
+            certificate=certificate,
+            heterogeneous=heterogeneous,
+            budget_baseline=baseline,
+            infeasible=infeasible,
+            space_size=self.grid.space.size,
+            evaluated=self.evaluated,
+            wall_time_s=time.perf_counter() - self.started_s,
+        )
+
+    def _memory_enforced(self, needed: int) -> bool:
+        if self.memory != "auto":
+            return self.memory == "fit"
+        space = self.grid.space
+        most = space.hbm_stacks[-1] * space.hbm_stack_bytes if self.baseline is None else self.baseline.hbm_bytes
+        return needed <= most
+
+    def _whole(self, models: Sequence[IterationModel]) -> tuple[tuple[Evaluator, ...], Iterations]:
+        """All evaluators, and the iterations of all workloads as functions of their times."""
+        evaluators = tuple(evaluator for model in models for evaluator in model.evaluators)
+        parts, at = [], 0
+        for model in models:
+            width = len(model.evaluators)
+            terms = []
+            for factor, constant_s in model.time.terms:
+                padded = np.zeros((len(factor), len(evaluators)))
+                padded[:, at : at + width] = factor
+                terms.append((padded, constant_s))
+            parts.append(MaxPlus(terms=tuple(terms)))
+            at += width
+        return evaluators, Iterations(parts=tuple(parts), weights=self.weights)
+
+    # -- simulated ------------------------------------------------------------------------------------------------
+
+    def _design(self, evaluations: Sequence[ParallelEvaluation]) -> DistributedDesign:
+        """Figures of simulated iterations."""
+        powers = [_mean_tdp_w(each, self.grid.technology) for each in evaluations]
+        values = [
+            self.objective.figure(time_s=each.iteration_time_s, tdp_w=power, energy_j=0.0)
+            for each, power in zip(evaluations, powers, strict=True)
+        ]
+        figure = values[0] if len(values) == 1 else float(np.exp(np.dot(self.weights, np.log(values))))
+        return DistributedDesign(figure=figure, evaluations=tuple(evaluations), tdp_w=powers[0])
+
+    def _simulated(
+        self, whole: Searched, chunks: tuple[Chunks, ...], kept: dict[Accelerator, None]
+    ) -> tuple[tuple[DistributedDesign, ...], DistributedDesign | None]:
+        """The best designs of the global search, and the best of those that the stages kept, by simulation."""
+
+        def simulated(candidate: Candidate) -> DistributedDesign:
+            design = candidate.accelerator
+            # The budget's own design may be cut as suits it; the claim is about the cut of the search.
+            return self._design(
+                [self._evaluate(task, design, cut) for task, cut in zip(self.tasks, chunks, strict=True)]
+            )
+
+        ranked = whole.search.candidates()
+        some = [simulated(candidate) for candidate in ranked[: max(FEWEST_SIMULATED, self.top_k)]]
+        order = sorted(range(len(some)), key=lambda index: (some[index].figure, ranked[index].order()))
+        of_stages = [simulated(candidate) for candidate in ranked if candidate.accelerator in kept][: self.top_k]
+        from_stages = min(of_stages, key=lambda design: design.figure, default=None)
+        return tuple(some[index] for index in order), from_stages
+
+    def _heterogeneous(
+        self,
+        model: IterationModel,
+        classes: tuple[StageDesigns, ...],
+        whole: Searched,
+        chunks: Chunks,
+        alike: DistributedDesign,
+    ) -> Heterogeneous:
+        mixer = Mixer(model, classes)
+        rows = own_rows(model.division, model.classes)
+        choices = [list(each.searched.search.candidates()) for each in classes]
+        bound = rows.time_s([each.least_s for each in classes])
+        if self.objective is Objective.THROUGHPUT_PER_TDP:
+            bound, more = least_time_power(self.searches, model, classes, rows)
+            for choice, searched in zip(choices, more, strict=True):
+                choice.extend(searched.search.candidates())
+                self.evaluated += len(searched.search.seen)
+        fastest = [each.searched.best for each in classes]
+        if self.objective is Objective.THROUGHPUT:
+            best = mixer.best([choice[: self.top_k] for choice in choices], self.objective, [fastest])
+        else:
+            fronts = [trade_offs(choice, each) for choice, each in zip(choices, classes, strict=True)]
+            paces = sorted({each.own_s(found) for front, each in zip(fronts, classes, strict=True) for found in front})
+            starts = [_at_pace(fronts, classes, pace_s) for pace_s in paces]
+            best = mixer.best(fronts, self.objective, [start for start in starts if start is not None])
+        undecided = 0
+        least_power = None
+        if self.objective is Objective.THROUGHPUT:
+            pace_s = max(each.own_s(design) for each, design in zip(classes, best.designs, strict=True))
+            cheap = []
+            for each, choice, design in zip(classes, choices, best.designs, strict=True):
+                keeps = [found for found in (*choice, design) if each.own_s(found) <= pace_s]
+                known = min(keeps, key=lambda found: (found.figures[0].tdp_w, found.order()))
+                found = cheapest_at_pace(self.searches, each, pace_s, known)
+                undecided += found.undecided
+                cheap.append(found.candidate)
+            least_power = self._mixed(mixer.mix(cheap).designs, classes, chunks)
+        simulated = self._mixed(best.designs, classes, chunks)
+        # One design for all is a mix too.
+        return Heterogeneous(
+            best=min(simulated, alike, key=lambda design: design.figure),
+            least_power=least_power,
+            undecided=undecided,
+            bound=min(bound, simulated.figure),
+        )
+
+    def _mixed(
+        self, designs: Sequence[Candidate], classes: Sequence[StageDesigns], chunks: Chunks
+    ) -> DistributedDesign:
+        of_stage = {
+            stage: design.accelerator for design, each in zip(designs, classes, strict=True) for stage in each.stages
+        }
+        accelerators = [of_stage[stage] for stage in range(self.tasks[0].setting.pipeline)]
+        return self._design([self._evaluate(self.tasks[0], accelerators, chunks)])
+
+
+def _at_pace(
+    fronts: Sequence[Sequence[Candidate]], classes: Sequence[StageDesigns], pace_s: float
+) -> list[Candidate] | None:
+    """The design of least power of every class that keeps a pace; None where one has none."""
+    found = []
+    for front, each in zip(fronts, classes, strict=True):
+        keeps = [candidate for candidate in front if each.own_s(candidate) <= pace_s]
+        if not keeps:
+            return None
+        found.append(keeps[-1])  # fastest first, so the last has the least power
+    return found
+
+
+def _chunks(found: ParallelEvaluation) -> Chunks:
+    """Chunks in model order."""
+    return tuple(sorted(chunk for stage in found.stages for chunk in stage.segments))
+
+
+def _stage_bytes(found: ParallelEvaluation) -> tuple[int, ...]:
+    """HBM that each stage needs [bytes]; no accelerator changes it."""
+    return tuple(0 if stage.memory is None else stage.memory.total for stage in found.stages)
+
+
+def _mean_tdp_w(found: ParallelEvaluation, technology: Technology) -> float:
+    """Mean TDP of a device [W]."""
+    powers = {design: silicon(design, technology).tdp_w for design in set(found.accelerators)}
+    return sum(powers[design] for design in found.accelerators) / len(found.accelerators)
+
+
+def _silent(what: str, done: int, most: int) -> None:
+    """Progress that nobody watches."""
