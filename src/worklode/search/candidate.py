@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.list_scheduler import Effort
@@ -35,6 +36,27 @@ class Candidate:
         a, f = self.accelerator, self.figures[0]
         sizes = (a.num_tensor_cores, a.tensor_core_rows, a.tensor_core_cols, a.num_vector_cores, a.vector_lanes)
         return (self.figure, f.area_mm2, f.tdp_w, *sizes, a.sram_bytes, a.hbm_stacks)
+
+    def row(self, rank: int) -> dict[str, Any]:
+        """As a plain row of a table."""
+        a, f = self.accelerator, self.figures[0]
+        return {
+            "rank": rank,
+            "name": a.name,
+            "num_tensor_cores": a.num_tensor_cores,
+            "tensor_core_rows": a.tensor_core_rows,
+            "tensor_core_cols": a.tensor_core_cols,
+            "num_vector_cores": a.num_vector_cores,
+            "vector_lanes": a.vector_lanes,
+            "sram_bytes": a.sram_bytes,
+            "hbm_stacks": a.hbm_stacks,
+            "hbm_bytes_per_s": a.hbm_bytes_per_s,
+            "area_mm2": f.area_mm2,
+            "tdp_w": f.tdp_w,
+            "objective_value": self.figure,
+            "origin": self.origin,
+            "schedule": self.effort,
+        }
 
 
 def scheduled_candidate(

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from worklode.errors import Fault, SpecError
 from worklode.hardware.accelerator import Accelerator
-from worklode.hardware.network import Network
 from worklode.hardware.space import DesignSpace
 from worklode.hardware.technology import Technology
 from worklode.search.aggregate import Iterations, MaxPlus
 from worklode.search.candidate import Candidate
 from worklode.search.certificate import Certificate, ProofOptions
+from worklode.search.distributed_result import DistributedDesign, DistributedResult, Heterogeneous, ParallelTask
 from worklode.search.division import Chunks, Division
 from worklode.search.evaluate import Evaluator, silicon
 from worklode.search.grid import Grid
@@ -29,9 +29,7 @@ from worklode.search.infeasible import Infeasible, explain_infeasible
 from worklode.search.iteration_model import IterationModel
 from worklode.search.local import LocalSearchOptions
 from worklode.search.objective import Limits, Objective
-from worklode.search.parallel import ParallelSetting
 from worklode.search.parallel_evaluation import ParallelEvaluation
-from worklode.search.segment_costs import DividedModel
 from worklode.search.stage_search import Searched, Searches, StageDesigns, stage_designs
 from worklode.search.training_step import evaluate_divided
 
@@ -43,128 +41,6 @@ Tell = Callable[[str, int, int], None]
 FEWEST_SIMULATED = 16
 # Effort of the search for one stage: its steps are short, and there are several.
 STAGE_SEARCH = LocalSearchOptions(shapes=24, climbs=6, max_evaluations=400)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ParallelTask:
-    """A model to train in a parallel setting.
-
-    Attributes:
-        name: of the workload.
-        model: divided as the setting says.
-        setting, network: where it is trained.
-        weight: of the workload in the geometric mean.
-    """
-
-    name: str
-    model: DividedModel
-    setting: ParallelSetting
-    network: Network | None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DistributedDesign:
-    """One design for all stages, or one for each class of stages, simulated on every workload.
-
-    Attributes:
-        figure: what is minimised: time, or time x mean TDP of a device; over workloads their geometric mean.
-        evaluations: one for each workload.
-        tdp_w: mean TDP of a device [W].
-    """
-
-    figure: float
-    evaluations: tuple[ParallelEvaluation, ...]
-    tdp_w: float
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """That of the first stage."""
-        return self.evaluations[0].accelerator
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Heterogeneous:
-    """One design for each distinct stage.
-
-    Attributes:
-        best: of the objective.
-        least_power: stages with slack have the design of least TDP that keeps the pace of the slowest; None where the
-            objective weighs power already.
-        undecided: designs of less power for some stage that were neither scheduled nor ruled out.
-        bound: no mix of designs of the space has a smaller figure.
-    """
-
-    best: DistributedDesign
-    least_power: DistributedDesign | None
-    undecided: int
-    bound: float
-
-    @property
-    def gap(self) -> float:
-        """How far the best mix may be from the optimum [1]."""
-        return max(self.best.figure / self.bound - 1.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DistributedResult:
-    """What mining for many devices found.
-
-    Attributes:
-        objective, limits: what was asked; limits of one device.
-        tasks: the workloads and their settings.
-        chunks: (first, stop) segments of every chunk, of each workload.
-        classes: local search, of each workload: its distinct stages and their best designs.
-        top_k: global search: the best single designs, best first; empty where none keeps the limits.
-        from_stages: the best of the designs that the local searches kept, under the whole iteration.
-        certificate: of the single design, in the search's own figure, which never exceeds the simulated one.
-        heterogeneous: for one workload; None for several, or where nothing keeps the limits.
-        budget_baseline: the design whose area and TDP are the limits, where one was given.
-        infeasible: why there is no design.
-        evaluated: designs that were scheduled by all searches together.
-        wall_time_s: [s].
-    """
-
-    objective: Objective
-    limits: Limits
-    tasks: tuple[ParallelTask, ...]
-    chunks: tuple[Chunks, ...]
-    classes: tuple[tuple[StageDesigns, ...], ...]
-    top_k: tuple[DistributedDesign, ...]
-    from_stages: DistributedDesign | None
-    certificate: Certificate | None
-    heterogeneous: Heterogeneous | None
-    budget_baseline: DistributedDesign | None
-    infeasible: tuple[Infeasible, ...]
-    space_size: int
-    evaluated: int
-    wall_time_s: float
-
-    @property
-    def best(self) -> DistributedDesign | None:
-        """The best single design."""
-        return self.top_k[0] if self.top_k else None
-
-    @property
-    def improvement(self) -> float | None:
-        """How many times better the best single design is than the budget's own."""
-        if self.best is None or self.budget_baseline is None:
-            return None
-        return self.budget_baseline.figure / self.best.figure
-
-    @property
-    def optimality_gap(self) -> float | None:
-        """How far the best single design may be from the optimum of the space, schedules included [1]."""
-        if self.best is None or self.certificate is None:
-            return None
-        return max(self.best.figure / self.certificate.bound - 1.0, 0.0)
-
-    @property
-    def regret(self) -> float | None:
-        """How much worse the best of the stages' kept designs is than the best found in the whole space [1]."""
-        if self.best is None or self.from_stages is None:
-            return None
-        return max(self.from_stages.figure / self.best.figure - 1.0, 0.0)
 
 
 def mine_parallel(
@@ -179,6 +55,8 @@ def mine_parallel(
     top_k: int = 10,
     options: LocalSearchOptions = STAGE_SEARCH,
     proof: ProofOptions | None = None,
+    workers: int = 2,
+    max_time_s: float | None = None,
     tell: Tell | None = None,
 ) -> DistributedResult:
     """The best designs for models that are trained on many devices.
@@ -194,14 +72,17 @@ def mine_parallel(
         baseline: design to compare with; a candidate itself where it keeps the limits.
         top_k: designs to keep, of every stage and of the whole.
         options, proof: effort of each search.
+        workers: threads that bound designs; the answer does not depend on it.
+        max_time_s: stop each search so that all take about this long [s].
         tell: told what is being done.
 
     Raises:
         SpecError: an objective of energy, or more chunks than a model can be cut into.
     """
+    effort = replace(proof or ProofOptions(), workers=workers)
     return _Mining(
-        tuple(tasks), Grid(space, technology), limits, objective, memory, baseline, top_k, options, proof, tell
-    ).run()
+        tuple(tasks), Grid(space, technology), limits, objective, memory, baseline, top_k, options, effort, tell
+    ).run(max_time_s)
 
 
 class _Mining:
@@ -217,7 +98,7 @@ class _Mining:
         baseline: Accelerator | None,
         top_k: int,
         options: LocalSearchOptions,
-        proof: ProofOptions | None,
+        proof: ProofOptions,
         tell: Tell | None,
     ) -> None:
         if objective.needs_energy:
@@ -228,7 +109,7 @@ class _Mining:
         self.tasks, self.grid, self.objective, self.baseline = tasks, grid, objective, baseline
         self.limits, self.memory, self.top_k = limits, memory, top_k
         chosen = replace(options, top_k=top_k, finalists=max(top_k, options.finalists))
-        self.searches = Searches(grid, objective, chosen, proof or ProofOptions())
+        self.searches = Searches(grid, objective, chosen, proof)
         self.tell = tell or _silent
         total = sum(task.weight for task in tasks)
         self.weights = tuple(task.weight / total for task in tasks)
@@ -236,10 +117,14 @@ class _Mining:
         self.reference = baseline or grid.accelerator(middle)
         self.evaluated = 0
 
-    def run(self) -> DistributedResult:
+    def run(self, max_time_s: float | None) -> DistributedResult:
         """Search with the cut of the reference, and once more where the design found cuts otherwise."""
         self.tell("dividing over stages", 0, 0)
         first = [self._evaluate(task, self.reference) for task in self.tasks]
+        if max_time_s is not None:
+            # A task has at most a first, a middle and a last stage that differ; then come the whole, and powers.
+            searches = 3 * len(self.tasks) * (2 if self.objective is Objective.THROUGHPUT_PER_TDP else 1) + 1
+            self.searches.limit_time(max_time_s / searches)
         found = self._search(first)
         if found.best is None:
             return found
@@ -268,46 +153,62 @@ class _Mining:
         enforced = self._memory_enforced(max(max(need) for need in needs))
         limits = replace(self.limits, hbm_bytes=float(max(max(need) for need in needs)) if enforced else 0.0)
         seeds = () if self.baseline is None else (self.baseline,)
-        steps = sum(len(model.classes) for model in models) + 1
-        classes: list[tuple[StageDesigns, ...]] = []
-        done = 0
-        for model, need in zip(models, needs, strict=True):
-            found: list[StageDesigns] = []
-            for stages in model.classes:
-                self.tell("searching stages", done, steps)
-                done += 1
-                needed = float(max(need[stage] for stage in stages)) if enforced else 0.0
-                found.append(stage_designs(self.searches, model, stages, replace(self.limits, hbm_bytes=needed), seeds))
-            classes.append(tuple(found))
+        classes, bound = self._local(models, needs if enforced else [(0,) * len(need) for need in needs], seeds)
+        designs = [each for found in classes for each in found]
+        for each in designs:
+            ran = {id(searched): searched for searched in (each.fastest, each.searched)}
+            self.evaluated += sum(len(searched.search.seen) for searched in ran.values())
         kept = dict.fromkeys(
-            candidate.accelerator
-            for found in classes
-            for each in found
-            for candidate in each.searched.search.candidates()[: self.top_k]
+            candidate.accelerator for each in designs for candidate in each.searched.search.candidates()[: self.top_k]
         )
-        self.tell("searching the whole", steps - 1, steps)
+        self.tell("searching the whole", len(designs), len(designs) + 1)
         evaluators, aggregate = self._whole(models)
         whole = self.searches.run(evaluators, aggregate, limits, seeds=[*dict.fromkeys([*seeds, *kept])], outside=seeds)
         self.evaluated += len(whole.search.seen)
-        self.evaluated += sum(len(each.searched.search.seen) for found in classes for each in found)
-        certificate = whole.certificate
-        if certificate is None:
+        if whole.certificate is None:
             reasons = explain_infeasible(self.grid.space, self.grid.technology, limits)
             return self._result(chunks, classes, limits, infeasible=reasons)
         top, from_stages = self._simulated(whole, chunks, kept)
         heterogeneous = None
-        if len(self.tasks) == 1 and all(each.searched.certificate is not None for each in classes[0]):
-            self.tell("mixing designs", steps, steps)
-            heterogeneous = self._heterogeneous(models[0], classes[0], whole, chunks[0], top[0])
+        if len(self.tasks) == 1 and all(each.feasible for each in designs):
+            self.tell("mixing designs", len(designs) + 1, len(designs) + 1)
+            heterogeneous = self._heterogeneous(models[0], classes[0], chunks[0], top[0], bound)
         return self._result(
             chunks,
             classes,
             limits,
             top_k=top[: self.top_k],
             from_stages=from_stages,
-            certificate=certificate,
+            certificate=whole.certificate,
             heterogeneous=heterogeneous,
+            candidates=whole.search.candidates(),
         )
+
+    def _local(
+        self, models: Sequence[IterationModel], needs: Sequence[Sequence[int]], seeds: Sequence[Accelerator]
+    ) -> tuple[list[tuple[StageDesigns, ...]], float]:
+        """The best designs of every distinct stage of every model; for time x TDP also what bounds any mix of them.
+
+        Args:
+            models: divided models.
+            needs: HBM of every stage [bytes]; 0 where it is no limit.
+            seeds: designs to start from.
+        """
+        classes: list[tuple[StageDesigns, ...]] = []
+        steps, done, bound = sum(len(model.classes) for model in models) + 1, 0, 0.0
+        for model, need in zip(models, needs, strict=True):
+            found: list[StageDesigns] = []
+            for stages in model.classes:
+                self.tell("searching stages", done, steps)
+                done += 1
+                limits = replace(self.limits, hbm_bytes=float(max(need[stage] for stage in stages)))
+                found.append(stage_designs(self.searches, model, stages, limits, seeds))
+            if self.objective is Objective.THROUGHPUT_PER_TDP and all(each.feasible for each in found):
+                rows = own_rows(model.division, model.classes)
+                bound, ran = least_time_power(self.searches, model, found, rows)
+                found = [replace(each, searched=searched) for each, searched in zip(found, ran, strict=True)]
+            classes.append(tuple(found))
+        return classes, bound
 
     def _result(
         self,
@@ -320,6 +221,7 @@ class _Mining:
         certificate: Certificate | None = None,
         heterogeneous: Heterogeneous | None = None,
         infeasible: tuple[Infeasible, ...] = (),
+        candidates: tuple[Candidate, ...] = (),
     ) -> DistributedResult:
         baseline = None
         if self.baseline is not None:
@@ -337,9 +239,13 @@ class _Mining:
             heterogeneous=heterogeneous,
             budget_baseline=baseline,
             infeasible=infeasible,
+            candidates=candidates,
+            kept_per_stage=self.top_k,
+            technology=self.grid.technology,
             space_size=self.grid.space.size,
             evaluated=self.evaluated,
             wall_time_s=time.perf_counter() - self.started_s,
+            out_of_time=self.searches.out_of_time,
         )
 
     def _memory_enforced(self, needed: int) -> bool:
@@ -399,21 +305,15 @@ class _Mining:
         self,
         model: IterationModel,
         classes: tuple[StageDesigns, ...],
-        whole: Searched,
         chunks: Chunks,
         alike: DistributedDesign,
+        bound: float,
     ) -> Heterogeneous:
         mixer = Mixer(model, classes)
-        rows = own_rows(model.division, model.classes)
-        choices = [list(each.searched.search.candidates()) for each in classes]
-        bound = rows.time_s([each.least_s for each in classes])
-        if self.objective is Objective.THROUGHPUT_PER_TDP:
-            bound, more = least_time_power(self.searches, model, classes, rows)
-            for choice, searched in zip(choices, more, strict=True):
-                choice.extend(searched.search.candidates())
-                self.evaluated += len(searched.search.seen)
-        fastest = [each.searched.best for each in classes]
+        choices = [each.candidates for each in classes]
         if self.objective is Objective.THROUGHPUT:
+            bound = own_rows(model.division, model.classes).time_s([each.least_s for each in classes])
+            fastest = [each.fastest.best for each in classes]
             best = mixer.best([choice[: self.top_k] for choice in choices], self.objective, [fastest])
         else:
             fronts = [trade_offs(choice, each) for choice, each in zip(choices, classes, strict=True)]

@@ -171,7 +171,7 @@ def cheapest_at_pace(searches: Searches, stage: StageDesigns, pace_s: float, kno
         pace_s: what all passes of one microbatch may take [s].
         known: a design that keeps the pace.
     """
-    search = stage.searched.search
+    search = stage.fastest.search
     grid = search.grid
     points, power = designs_within(grid, stage.limits)
     aggregate = Iterations(parts=(stage.own,))
@@ -180,7 +180,7 @@ def cheapest_at_pace(searches: Searches, stage: StageDesigns, pace_s: float, kno
     mesh = np.broadcast_to(bounder.work_bounds(np.ones(1)), grid.space.shape)
     less &= mesh[tuple(points.T)] <= pace_s
     points, power = points[less], power[less]
-    for guide in dict.fromkeys((stage.searched.best.accelerator, known.accelerator)):
+    for guide in dict.fromkeys((stage.fastest.best.accelerator, known.accelerator)):
         bounder.add_guide(guide)
     keeps = bounder.bounds(points, power) <= pace_s
     points, power = points[keeps], power[keeps]
@@ -255,7 +255,7 @@ def own_rows(division: Division, classes: Sequence[tuple[int, ...]]) -> OwnRows:
 def least_time_power(
     searches: Searches, model: IterationModel, classes: Sequence[StageDesigns], rows: OwnRows
 ) -> tuple[float, tuple[Searched, ...]]:
-    """Bound of time x mean TDP of any mix, and the searches that gave it.
+    """Bound of time x mean TDP of any mix, and the search of every class that gave it.
 
     T P = sum over stages of T P_s, and T is at least each row of `rows` with the least times of all stages but s: a
     function of the own time of s alone, whose product with P_s is minimised over the space for each class.
@@ -278,9 +278,9 @@ def least_time_power(
             Iterations(parts=(time,)),
             found.limits,
             objective=Objective.THROUGHPUT_PER_TDP,
-            seeds=[found.searched.best.accelerator],
+            seeds=[found.fastest.best.accelerator],
         )
         ran.append(searched)
-        assert searched.certificate is not None, "the class has a design"
+        assert searched.certificate is not None, "the fastest design of the class keeps the limits"
         total += len(found.stages) * searched.certificate.bound
     return total / model.division.setting.pipeline, tuple(ran)

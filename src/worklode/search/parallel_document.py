@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from worklode.graph.training_graph import TrainingGraph
+from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.technology import Technology
 from worklode.search.evaluate import silicon
 from worklode.search.evaluation import accelerator_dict, coverage, workload_summary
-from worklode.search.training_step import ParallelEvaluation, StageEvaluation
+from worklode.search.parallel_evaluation import ParallelEvaluation
 
 
 def parallel_document(found: ParallelEvaluation, graph: TrainingGraph, technology: Technology) -> dict[str, Any]:
     """The document of an evaluation of a captured microbatch."""
     built = silicon(found.accelerator, technology)
-    devices, time_s = found.setting.devices, found.iteration_time_s
+    time_s = found.iteration_time_s
     timeline = found.timeline
     return {
         "workload": workload_summary(graph).to_dict(),
         "accelerator": accelerator_dict(found.accelerator, built),
         "iteration_time_s": time_s,
         "samples_per_s": found.samples_per_s,
-        "samples_per_s_per_w": found.samples_per_s / (built.tdp_w * devices),
+        "samples_per_s_per_w": found.samples_per_s / total_tdp_w(found, technology),
         "energy_j": found.energy_j,
         "average_power_w": found.energy_j / time_s,
         "coverage": coverage(graph).to_dict(),
@@ -39,12 +40,31 @@ def parallel_document(found: ParallelEvaluation, graph: TrainingGraph, technolog
             "bubble_fraction": timeline.bubble_fraction,
             "chunks_per_stage": found.setting.schedule.chunks_per_stage,
         },
-        "stages": [_stage(found, stage) for stage in found.stages],
+        "accelerators": accelerators_of(found, technology),
+        "stages": [_stage(found, place) for place in range(len(found.stages))],
         "warnings": list(_warnings(found)),
     }
 
 
-def _stage(found: ParallelEvaluation, stage: StageEvaluation) -> dict[str, Any]:
+def total_tdp_w(found: ParallelEvaluation, technology: Technology) -> float:
+    """TDP of all devices [W]."""
+    replicas = found.setting.tensor * found.setting.data
+    return replicas * sum(silicon(design, technology).tdp_w for design in found.accelerators)
+
+
+def accelerators_of(found: ParallelEvaluation, technology: Technology) -> list[dict[str, Any]]:
+    """Every distinct design and the stages that have it, in the order of the first of each."""
+    stages: dict[Accelerator, list[int]] = {}
+    for stage, design in enumerate(found.accelerators):
+        stages.setdefault(design, []).append(stage)
+    return [
+        {"stages": places, "accelerator": accelerator_dict(design, silicon(design, technology))}
+        for design, places in stages.items()
+    ]
+
+
+def _stage(found: ParallelEvaluation, place: int) -> dict[str, Any]:
+    stage = found.stages[place]
     memory, shortage = stage.memory, stage.shortage
     assert memory is not None, "a captured model knows its memory"
     return {
@@ -65,7 +85,7 @@ def _stage(found: ParallelEvaluation, stage: StageEvaluation) -> dict[str, Any]:
             "activations": memory.activations,
             "working_set": memory.working_set,
             "total": memory.total,
-            "limit": found.accelerator.hbm_bytes,
+            "limit": found.accelerators[place].hbm_bytes,
             "fits": shortage is None,
             "remedy": None if shortage is None else shortage.remedy,
         },

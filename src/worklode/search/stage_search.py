@@ -39,6 +39,7 @@ class Searches:
         grid: where all look.
         objective: what the whole is searched for.
         options, proof: effort of each search.
+        out_of_time: a time limit ended one of them.
     """
 
     def __init__(self, grid: Grid, objective: Objective, options: LocalSearchOptions, proof: ProofOptions) -> None:
@@ -46,6 +47,7 @@ class Searches:
         self.objective = objective
         self.options = options
         self.proof = proof
+        self.out_of_time = False
         self._tables: dict[int, WorkloadTables] = {}
         self._kept: list[Evaluator] = []  # an id stands for its evaluator as long as that lives
 
@@ -86,7 +88,13 @@ class Searches:
         certificate, _ = prove(search, proof or self.proof, seeds=tuple(outside))
         if search.options.finalists:
             search.refine_best(search.options.top_k)
+        self.out_of_time = self.out_of_time or search.result().out_of_time or certificate.out_of_time
         return Searched(search=search, certificate=certificate)
+
+    def limit_time(self, each_s: float) -> None:
+        """Let every search and its proof take no longer [s]; the search has half of it."""
+        self.options = replace(self.options, max_time_s=each_s / 2)
+        self.proof = replace(self.proof, max_time_s=each_s)
 
     def _table(self, evaluator: Evaluator) -> WorkloadTables:
         if id(evaluator) not in self._tables:
@@ -104,16 +112,32 @@ class StageDesigns:
         evaluators: of its passes.
         own: time of all passes of one microbatch.
         limits: of a design of such a stage.
-        searched: for the least time of these passes (or least time x TDP).
-        least_s: no design of the space takes less for them [s].
+        fastest: the search for the least such time.
+        searched: that for the objective; the same where the objective is throughput.
     """
 
     stages: tuple[int, ...]
     evaluators: tuple[Evaluator, ...]
     own: MaxPlus
     limits: Limits
+    fastest: Searched
     searched: Searched
-    least_s: float
+
+    @property
+    def feasible(self) -> bool:
+        """Whether any design keeps the limits."""
+        return self.fastest.certificate is not None
+
+    @property
+    def least_s(self) -> float:
+        """No design of the space takes less for all passes of one microbatch [s]."""
+        return 0.0 if self.fastest.certificate is None else self.fastest.certificate.bound
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that was scheduled within the limits, the best of the objective first."""
+        found = dict.fromkeys((*self.searched.search.candidates(), *self.fastest.search.candidates()))
+        return tuple(found)
 
     def own_s(self, candidate: Candidate) -> float:
         """Time of all passes of one microbatch on a design [s]."""
@@ -142,9 +166,8 @@ def stage_designs(
         seeds=seeds,
         outside=seeds,
     )
-    least_s = 0.0 if searched.certificate is None else searched.certificate.bound
     return StageDesigns(
-        stages=stages, evaluators=evaluators, own=narrowed, limits=limits, searched=searched, least_s=least_s
+        stages=stages, evaluators=evaluators, own=narrowed, limits=limits, fastest=searched, searched=searched
     )
 
 

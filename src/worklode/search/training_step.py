@@ -56,6 +56,24 @@ def evaluate_parallel(
     Raises:
         SpecError: the setting, the network, or the model in this setting, with every fault of the first that has any.
     """
+    model = prepared_model(graph, setting, technology, network=network, plan=plan, mode=mode, fusion=fusion)
+    return evaluate_divided(model, accelerator, setting, network)
+
+
+def prepared_model(
+    graph: TrainingGraph,
+    setting: ParallelSetting,
+    technology: Technology,
+    *,
+    network: Network | None = None,
+    plan: TensorPlan | None = None,
+    mode: Mode = "split",
+    fusion: FusionOptions = DEFAULT_OPTIONS,
+) -> DividedModel:
+    """The model as a setting divides it, once everything that can be wrong with the setting was looked at.
+
+    Args and errors: `evaluate_parallel`.
+    """
     found = list(setting.faults())
     if graph.info.samples != setting.microbatch:
         problem = f"the step was captured with {graph.info.samples} samples"
@@ -69,8 +87,7 @@ def evaluate_parallel(
                 found.extend(error.faults)
     if found:
         raise SpecError(*found)
-    model = divided_model(graph, setting, technology, plan=plan, mode=mode, fusion=fusion)
-    return evaluate_divided(model, accelerator, setting, network)
+    return divided_model(graph, setting, technology, plan=plan, mode=mode, fusion=fusion)
 
 
 def divided_model(
