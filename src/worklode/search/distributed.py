@@ -335,7 +335,7 @@ class _Mining:
         simulated = self._mixed(best.designs, classes, chunks)
         # One design for all is a mix too.
         return Heterogeneous(
-            best=min(simulated, alike, key=lambda design: design.figure),
+            best=min(alike, simulated, key=lambda design: design.figure),
             least_power=least_power,
             undecided=undecided,
             bound=min(bound, simulated.figure),

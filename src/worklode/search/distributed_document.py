@@ -6,6 +6,7 @@ from typing import Any
 
 from worklode.hardware.technology import Technology
 from worklode.search.certificate import NOTHING_PROVEN
+from worklode.search.devices import JointResult
 from worklode.search.distributed_result import DistributedDesign, DistributedResult, Heterogeneous
 from worklode.search.evaluate import silicon
 from worklode.search.evaluation import accelerator_dict, workload_summary
@@ -13,9 +14,41 @@ from worklode.search.parallel_document import accelerators_of, parallel_document
 from worklode.search.parallel_evaluation import ParallelEvaluation
 from worklode.search.stage_search import StageDesigns
 
+# Settings that a document lists [count].
+MOST_SETTINGS = 20
+_CHOSEN = ("pipeline", "tensor", "data", "microbatch", "recompute")
 
-def distributed_document(found: DistributedResult, technology: Technology) -> dict[str, Any]:
+
+def joint_document(found: JointResult) -> dict[str, Any]:
+    """The document of a joint choice: that of the best setting's mining, and the other settings on its design."""
+    settings = [
+        {
+            **{
+                name: each.setting.to_dict()[name] for name in ("pipeline", "tensor", "data", "microbatch", "recompute")
+            },
+            "objective_value": each.figure,
+            "iteration_time_s": each.evaluation.iteration_time_s,
+            "fits": each.evaluation.fits,
+            "mined": each.mined,
+        }
+        for each in found.settings[:MOST_SETTINGS]
+    ]
+    return {
+        **distributed_document(found.best),
+        "settings": {
+            "devices": found.best.tasks[0].setting.devices,
+            "compared": len(found.settings),
+            "mined": sum(each.mined for each in found.settings),
+            "dominated": found.dominated,
+            "refused": [{"problem": problem, "count": count} for problem, count in found.refused],
+            "best": settings,
+        },
+    }
+
+
+def distributed_document(found: DistributedResult) -> dict[str, Any]:
     """The document of a result."""
+    technology = found.technology
     best, certificate = found.best, found.certificate
     bound = None if certificate is None else certificate.bound
     document: dict[str, Any] = {
