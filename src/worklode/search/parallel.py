@@ -36,6 +36,7 @@ class ParallelSetting:
         cut: `even`: as many blocks on every chunk; `balanced`: by time; `auto`: even where it comes out even.
         overlap_sends: stages compute while they send. Measured Megatron-LM runs do not (docs/models/pipeline.md).
         execution: how a device runs the operators of a pass.
+        fused_accumulation: products add to the gradients of the microbatches before; else kernels of their own do.
         overlap_data: gradients are reduced, and ZeRO-3 weights gathered, beside computation.
     """
 
@@ -54,6 +55,7 @@ class ParallelSetting:
     overlap_sends: bool = False
     overlap_data: bool = True
     execution: Execution = "dataflow"
+    fused_accumulation: bool = True
 
     @property
     def devices(self) -> int:
@@ -135,6 +137,7 @@ class ParallelSetting:
             "overlap_sends": self.overlap_sends,
             "overlap_data": self.overlap_data,
             "execution": self.execution,
+            "fused_accumulation": self.fused_accumulation,
         }
 
 

@@ -154,6 +154,7 @@ class SegmentCosts:
         self.accelerator = accelerator
         self._communication_s = communication_s
         self._known: dict[int, PassCost] = {}
+        self._hbm_bytes: dict[int, float] = {}
 
     def forward(self, place: int) -> PassCost:
         """Forward of a segment."""
@@ -190,6 +191,33 @@ class SegmentCosts:
             communication_bytes=found.communication_bytes,
         )
 
+    def accumulation(self, place: int, options: StateOptions, *, fused: bool) -> PassCost:
+        """What the weight-gradient pass of a segment takes longer when it adds to the gradients that are there already.
+
+        One kernel a parameter reads the new gradient, which has the type of the weights, and the sum, and writes it:
+        g + 2·G bytes, as the hook of Megatron-LM's DistributedDataParallel (megatron/model/distributed.py@01d65bde).
+        Fused into its product the new gradient is never written, and the 2·G - g bytes show only where HBM takes longer
+        than the pass. Additions cost no energy here.
+
+        Args:
+            place, options: the segment and how its state is held: under ZeRO-2 and 3 a replica keeps its share of G.
+            fused: the products add.
+        """
+        state = self.model.memory.model_state([place], options.rule)
+        share = options.data_parallel if options.zero >= 2 else 1
+        held = 2 * state.gradients / share
+        moved = held - state.weights if fused else held + state.weights
+        bandwidth = self.accelerator.sustained_hbm_bytes_per_s
+        time_s = moved / bandwidth
+        if fused:
+            evaluator = self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,))
+            alone, already = self._cost(evaluator), self._hbm_bytes.get(id(evaluator), 0.0)
+            time_s = max(0.0, (already + moved) / bandwidth - alone.compute_s)
+        else:
+            time_s += len(self.model.divided.segments[place].parameters) * self.accelerator.operator_start_s
+        joule = moved * energy_constants(self.accelerator, self.model.technology).hbm_byte_j
+        return PassCost(time_s=time_s, compute_s=time_s, dynamic_j=joule)
+
     def _cost(self, evaluator: Evaluator | None) -> PassCost:
         if evaluator is None:
             return PassCost()
@@ -210,6 +238,7 @@ class SegmentCosts:
         else:
             time_s, compute_s = in_streams_s(evaluator, step, blocking=self.execution == "one-stream")
         counts = evaluator.event_counts(step)
+        self._hbm_bytes[id(evaluator)] = sum(count for _, count, event in counts if event == "hbm_byte_j")
         return PassCost(
             time_s=time_s,
             compute_s=compute_s,

@@ -238,6 +238,11 @@ class _Iteration:
         else:
             self.input_gradient = [self.costs.backward(place) for place in self.places]
             self.weight_gradient = [PassCost()] * len(self.places)
+        # A program that adds in kernels of its own adds the first microbatch's gradients to zeros.
+        if setting.microbatches > 1 or not setting.fused_accumulation:
+            adding = self.weight_gradient if setting.schedule.splits_backward else self.input_gradient
+            for at, place in enumerate(self.places):
+                adding[at] += self.costs.accumulation(place, setting.state_options, fused=setting.fused_accumulation)
         self.backward = [a + b for a, b in zip(self.input_gradient, self.weight_gradient, strict=True)]
         self.chunks = chunks or self._chunks()
         self.ties = tied_reductions(model.memory, self.stage_places(), setting.state_options)

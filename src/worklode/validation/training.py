@@ -180,6 +180,7 @@ def _published(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution=execution,
+        fused_accumulation=group == ZERO_BUBBLE,
     )
     run = MeasuredRun(
         group=group,
@@ -216,6 +217,7 @@ def _vtrain(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution="one-stream",
+        fused_accumulation=False,
     )
     shape = f"t{number['TP']} d{number['DP']} p{number['PP']}, microbatch {number['MBS']}"
     return MeasuredRun(
