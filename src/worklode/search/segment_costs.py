@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from worklode.cost.model import CommunicationTimes
 from worklode.graph.fusion import DEFAULT_OPTIONS, FusionOptions
 from worklode.graph.training_graph import TrainingGraph
@@ -21,7 +19,8 @@ from worklode.partition.recompute import RecomputePolicy, recompute
 from worklode.partition.segments import BACKWARD, Pass, Segments, pass_graph, segments
 from worklode.partition.stage_memory import MemoryModel, StateOptions, StateRule
 from worklode.partition.tensor_parallel import shard
-from worklode.search.evaluate import Evaluator, Mode, ScheduledStep
+from worklode.search.evaluate import Evaluator, Mode
+from worklode.search.streams import in_streams_s
 
 Execution = Literal["dataflow", "streams", "one-stream"]
 """How a device runs the operators of a pass.
@@ -148,8 +147,11 @@ class SegmentCosts:
         accelerator: Accelerator,
         communication_s: CommunicationTimes,
         execution: Execution = "dataflow",
+        *,
+        collective_cores: int = 0,
     ) -> None:
         self.model = model
+        self.collective_cores = collective_cores
         self.execution: Execution = execution
         self.accelerator = accelerator
         self._communication_s = communication_s
@@ -236,7 +238,8 @@ class SegmentCosts:
                 alone = evaluator.step(self.accelerator, communication_s=_no_time)
                 compute_s = min(time_s, alone.schedule.makespan_s)
         else:
-            time_s, compute_s = in_streams_s(evaluator, step, blocking=self.execution == "one-stream")
+            in_line = self.execution == "one-stream"
+            time_s, compute_s = in_streams_s(evaluator, step, blocking=in_line, collective_cores=self.collective_cores)
         counts = evaluator.event_counts(step)
         self._hbm_bytes[id(evaluator)] = sum(count for _, count, event in counts if event == "hbm_byte_j")
         return PassCost(
@@ -246,33 +249,6 @@ class SegmentCosts:
             flops=evaluator.summary.matrix_flops,
             communication_bytes=sum(communication.bytes for communication in collectives),
         )
-
-
-def in_streams_s(evaluator: Evaluator, step: ScheduledStep, *, blocking: bool) -> tuple[float, float]:
-    """Time of a pass whose operators run one after another, each by its fastest option, and of its kernels alone [s].
-
-    Kernels keep their order. A collective starts when its inputs are there and the one before has ended; a kernel waits
-    for the collectives it reads.
-
-    Args:
-        evaluator, step: the operators and their costs.
-        blocking: collectives are in line with the kernels.
-    """
-    problem = step.problem
-    alone_s = np.maximum(problem.compute_s, problem.hbm_bytes / problem.hbm_bytes_per_s)
-    fastest_s = np.minimum.reduceat(alone_s, problem.option_start[:-1])[problem.item_of]
-    end_s = np.zeros(len(fastest_s))
-    kernels_s = kernels_end_s = collectives_end_s = 0.0
-    for index, operator in enumerate(evaluator.fused.operators):
-        first, stop = problem.predecessor_start[index], problem.predecessor_start[index + 1]
-        ready_s = float(end_s[problem.predecessor[first:stop]].max(initial=0.0))
-        collective = operator.work.communication is not None
-        kernels_s += 0.0 if collective else float(fastest_s[index])
-        if collective and not blocking:
-            collectives_end_s = end_s[index] = max(ready_s, collectives_end_s) + fastest_s[index]
-        else:
-            kernels_end_s = end_s[index] = max(ready_s, kernels_end_s) + fastest_s[index]
-    return max(float(end_s.max(initial=0.0)), kernels_s), kernels_s
 
 
 def _no_time(communication: Communication) -> float:

@@ -230,7 +230,9 @@ class _Iteration:
         self.places = tuple(range(len(model.divided.segments))) if places is None else tuple(places)
         self.groups = groups(setting, network)
         tensor = {"tensor": self.groups["tensor"]} if "tensor" in self.groups else {}
-        self.costs = SegmentCosts(model, accelerator, communication_times(tensor), setting.execution)
+        cores = 0 if network is None else network.collective_cores
+        exchanged_s = communication_times(tensor)
+        self.costs = SegmentCosts(model, accelerator, exchanged_s, setting.execution, collective_cores=cores)
         self.forward = [self.costs.forward(place) for place in self.places]
         if setting.schedule.splits_backward:
             self.input_gradient = [self.costs.input_gradient(place) for place in self.places]
