@@ -20,7 +20,7 @@ from worklode.hardware.presets import load_preset
 from worklode.hardware.technology import load_technology
 from worklode.search.evaluate import Evaluator
 from worklode.search.parallel import ParallelSetting, with_nodes_of
-from worklode.search.segment_costs import in_streams_s
+from worklode.search.streams import in_streams_s
 from worklode.search.training_step import ParallelEvaluation, divided_model, evaluate_divided, evaluate_parallel
 
 LAYERS = 8

@@ -193,8 +193,8 @@ class SegmentCosts:
             communication_bytes=found.communication_bytes,
         )
 
-    def accumulation(self, place: int, options: StateOptions, *, fused: bool) -> PassCost:
-        """What the weight-gradient pass of a segment takes longer when it adds to the gradients that are there already.
+    def accumulation(self, place: int, options: StateOptions, passes: Sequence[Pass], *, fused: bool) -> PassCost:
+        """What the passes that make a segment's gradients cost more when they add to what is there already.
 
         One kernel a parameter reads the new gradient, which has the type of the weights, and the sum, and writes it:
         g + 2·G bytes, as the hook of Megatron-LM's DistributedDataParallel (megatron/model/distributed.py@01d65bde).
@@ -203,6 +203,7 @@ class SegmentCosts:
 
         Args:
             place, options: the segment and how its state is held: under ZeRO-2 and 3 a replica keeps its share of G.
+            passes: that make the gradients, the backward ones or that of the weights alone.
             fused: the products add.
         """
         state = self.model.memory.model_state([place], options.rule)
@@ -212,7 +213,7 @@ class SegmentCosts:
         bandwidth = self.accelerator.sustained_hbm_bytes_per_s
         time_s = moved / bandwidth
         if fused:
-            evaluator = self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,))
+            evaluator = self.model.evaluator(place, passes)
             alone, already = self._cost(evaluator), self._hbm_bytes.get(id(evaluator), 0.0)
             time_s = max(0.0, (already + moved) / bandwidth - alone.compute_s)
         else:

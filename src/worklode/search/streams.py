@@ -27,8 +27,8 @@ def in_streams_s(
 ) -> tuple[float, float]:
     """Time of a pass whose operators run one after another, each by its fastest option, and of its kernels alone [s].
 
-    Kernels keep their order, but that an input's gradient comes before the weight's (`issue_order`). A collective starts
-    when its inputs are there and the one before has ended; a kernel waits for the collectives it reads. Beside a
+    Kernels keep their order, but that an input's gradient comes before the weight's (`issue_order`). A collective
+    starts when its inputs are there and the one before has ended; a kernel waits for the collectives it reads. Beside a
     collective that holds c of N vector cores and asks HBM for the share u of its bandwidth, a kernel takes
 
         max(compute·N/(N - c), HBM·(1 + u))         instead of max(compute, HBM).
