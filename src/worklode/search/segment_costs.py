@@ -13,6 +13,7 @@ from worklode.graph.work import Communication
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import energy_constants
 from worklode.hardware.technology import Technology
+from worklode.partition.accumulation import with_accumulation
 from worklode.partition.data_parallel import divided_update
 from worklode.partition.plan import TensorPlan
 from worklode.partition.recompute import RecomputePolicy, recompute
@@ -113,9 +114,19 @@ class DividedModel:
         """Segments that are repeated blocks."""
         return tuple(place for place, segment in enumerate(self.divided.segments) if segment.unit is not None)
 
-    def evaluator(self, place: int, passes: Sequence[Pass]) -> Evaluator | None:
-        """The step of some passes of a segment, shared by equal segments; None where they have no operator."""
-        return self._evaluator((self.divided.segments[place].kind, *passes), lambda: self._graph(place, passes))
+    def evaluator(self, place: int, passes: Sequence[Pass], sums: str | None = None) -> Evaluator | None:
+        """The step of some passes of a segment, shared by equal segments; None where they have no operator.
+
+        Args:
+            place, passes: what is done.
+            sums: type in which gradients are added to those of other microbatches, "" their own; None: they are not.
+        """
+
+        def graph() -> TrainingGraph:
+            made = self._graph(place, passes)
+            return made if sums is None else with_accumulation(made, sums)
+
+        return self._evaluator((self.divided.segments[place].kind, *passes, sums), graph)
 
     def update_evaluator(self, place: int, options: StateOptions) -> Evaluator | None:
         """The optimizer step of a segment at the share of one replica."""
@@ -148,15 +159,17 @@ class SegmentCosts:
         communication_s: CommunicationTimes,
         execution: Execution = "dataflow",
         *,
+        sums: str | None = None,
         collective_cores: int = 0,
     ) -> None:
+        """For `sums` see `DividedModel.evaluator`, for `collective_cores` `Network`."""
         self.model = model
+        self.sums = sums
         self.collective_cores = collective_cores
         self.execution: Execution = execution
         self.accelerator = accelerator
         self._communication_s = communication_s
         self._known: dict[int, PassCost] = {}
-        self._hbm_bytes: dict[int, float] = {}
 
     def forward(self, place: int) -> PassCost:
         """Forward of a segment."""
@@ -164,15 +177,15 @@ class SegmentCosts:
 
     def backward(self, place: int) -> PassCost:
         """Backward of a segment in one go, recomputation included."""
-        return self._cost(self.model.evaluator(place, BACKWARD))
+        return self._cost(self.model.evaluator(place, BACKWARD, self.sums))
 
     def input_gradient(self, place: int) -> PassCost:
         """The part of backward that the segment before waits for."""
-        return self._cost(self.model.evaluator(place, (Pass.INPUT_GRADIENT,)))
+        return self._cost(self.model.evaluator(place, (Pass.INPUT_GRADIENT,), self.sums))
 
     def weight_gradient(self, place: int) -> PassCost:
         """The rest of backward."""
-        return self._cost(self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,)))
+        return self._cost(self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,), self.sums))
 
     def update(self, place: int, options: StateOptions) -> PassCost:
         """Optimizer step of a segment; with 32-bit state at least the time HBM takes for its bytes."""
@@ -192,34 +205,6 @@ class SegmentCosts:
             dynamic_j=max(found.dynamic_j, joule),
             communication_bytes=found.communication_bytes,
         )
-
-    def accumulation(self, place: int, options: StateOptions, passes: Sequence[Pass], *, fused: bool) -> PassCost:
-        """What the passes that make a segment's gradients cost more when they add to what is there already.
-
-        One kernel a parameter reads the new gradient, which has the type of the weights, and the sum, and writes it:
-        g + 2·G bytes, as the hook of Megatron-LM's DistributedDataParallel (megatron/model/distributed.py@01d65bde).
-        Fused into its product the new gradient is never written, and the 2·G - g bytes show only where HBM takes longer
-        than the pass. Additions cost no energy here.
-
-        Args:
-            place, options: the segment and how its state is held: under ZeRO-2 and 3 a replica keeps its share of G.
-            passes: that make the gradients, the backward ones or that of the weights alone.
-            fused: the products add.
-        """
-        state = self.model.memory.model_state([place], options.rule)
-        share = options.data_parallel if options.zero >= 2 else 1
-        held = 2 * state.gradients / share
-        moved = held - state.weights if fused else held + state.weights
-        bandwidth = self.accelerator.sustained_hbm_bytes_per_s
-        time_s = moved / bandwidth
-        if fused:
-            evaluator = self.model.evaluator(place, passes)
-            alone, already = self._cost(evaluator), self._hbm_bytes.get(id(evaluator), 0.0)
-            time_s = max(0.0, (already + moved) / bandwidth - alone.compute_s)
-        else:
-            time_s += len(self.model.divided.segments[place].parameters) * self.accelerator.operator_start_s
-        joule = moved * energy_constants(self.accelerator, self.model.technology).hbm_byte_j
-        return PassCost(time_s=time_s, compute_s=time_s, dynamic_j=joule)
 
     def _cost(self, evaluator: Evaluator | None) -> PassCost:
         if evaluator is None:
@@ -242,7 +227,6 @@ class SegmentCosts:
             in_line = self.execution == "one-stream"
             time_s, compute_s = in_streams_s(evaluator, step, blocking=in_line, collective_cores=self.collective_cores)
         counts = evaluator.event_counts(step)
-        self._hbm_bytes[id(evaluator)] = sum(count for _, count, event in counts if event == "hbm_byte_j")
         return PassCost(
             time_s=time_s,
             compute_s=compute_s,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worklode.graph.operator import Operator, Tensor, TensorRole
 from worklode.graph.work import Collective, Communication
 from worklode.schedule.problem import ScheduleProblem
 from worklode.search.evaluate import Evaluator, ScheduledStep
@@ -53,7 +54,7 @@ def in_streams_s(
         ended = np.zeros(len(operators), bool)
         busy: list[_Interval] = []
         clock_s = link_s = 0.0
-        for kernel in [*issue_order(problem, [found is None for found in communications]), -1]:
+        for kernel in [*issue_order(operators, evaluator.fused.tensors, problem), -1]:
             while collectives and ended[predecessors(problem, collectives[0])].all():
                 index = collectives.pop(0)
                 start_s = max(link_s, float(end_s[predecessors(problem, index)].max(initial=0.0)))
@@ -75,19 +76,33 @@ def predecessors(problem: ScheduleProblem, index: int) -> np.ndarray[tuple[int],
     return problem.predecessor[problem.predecessor_start[index] : problem.predecessor_start[index + 1]]
 
 
-def issue_order(problem: ScheduleProblem, is_kernel: Sequence[bool]) -> list[int]:
-    """Kernels in the order a program issues them: as listed, but those that nobody in the pass waits for, gradients of
-    weights, come behind the one next to them that reads the same operand, the gradient of the layer's input.
+def issue_order(operators: Sequence[Operator], tensors: Sequence[Tensor], problem: ScheduleProblem) -> list[int]:
+    """Kernels in the order a program issues them: as listed, but what makes gradients of parameters comes behind the
+    product next to it that reads the same operand, which makes the gradient of the layer's input.
 
     So does Megatron-LM, whose collective of that gradient then runs beside the other (megatron/mpu/layers.py@02bb1f5c).
     """
+    readers: dict[int, list[int]] = {}
+    for index, operator in enumerate(operators):
+        for access in operator.reads:
+            readers.setdefault(access.tensor, []).append(index)
+    aside = [False] * len(operators)
+    for index in reversed(range(len(operators))):
+        written = [access.tensor for access in operators[index].writes]
+        aside[index] = bool(written) and all(
+            tensors[tensor].role is TensorRole.GRADIENT
+            or (tensor in readers and all(aside[reader] for reader in readers[tensor]))
+            for tensor in written
+        )
+    reads: list[set[int]] = []
+    for index in range(len(operators)):
+        before = predecessors(problem, index).tolist()
+        reads.append(set().union(*(reads[other] if aside[other] else {other} for other in before)))
     order: list[int] = []
-    awaited = np.diff(problem.successor_start) > 0
-    for kernel in (index for index, found in enumerate(is_kernel) if found):
-        at, read = len(order), set(predecessors(problem, kernel).tolist())
-        while (
-            awaited[kernel] and at and not awaited[order[at - 1]] and read & set(predecessors(problem, order[at - 1]))
-        ):
+    for kernel in (index for index, operator in enumerate(operators) if operator.work.communication is None):
+        at = len(order)
+        leads = bool(operators[kernel].work.products) and not aside[kernel]
+        while leads and at and aside[order[at - 1]] and reads[kernel] & reads[order[at - 1]]:
             at -= 1
         order.insert(at, kernel)
     return order

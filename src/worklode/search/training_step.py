@@ -32,7 +32,6 @@ from worklode.partition.data_parallel import (
 from worklode.partition.memory_limit import MemoryShortage, memory_shortage
 from worklode.partition.pipeline_cut import CutProblem, NoCut, cut
 from worklode.partition.plan import TensorPlan, tensor_plan_for
-from worklode.partition.segments import BACKWARD, Pass
 from worklode.partition.stage_memory import StageMemory
 from worklode.schedule.pipeline import PipelineProblem, PipelineTimeline, simulate
 from worklode.search.evaluate import Mode
@@ -232,8 +231,14 @@ class _Iteration:
         self.groups = groups(setting, network)
         tensor = {"tensor": self.groups["tensor"]} if "tensor" in self.groups else {}
         cores = 0 if network is None else network.collective_cores
-        exchanged_s = communication_times(tensor)
-        self.costs = SegmentCosts(model, accelerator, exchanged_s, setting.execution, collective_cores=cores)
+        self.costs = SegmentCosts(
+            model,
+            accelerator,
+            communication_times(tensor),
+            setting.execution,
+            sums=setting.sums,
+            collective_cores=cores,
+        )
         self.forward = [self.costs.forward(place) for place in self.places]
         if setting.schedule.splits_backward:
             self.input_gradient = [self.costs.input_gradient(place) for place in self.places]
@@ -241,21 +246,9 @@ class _Iteration:
         else:
             self.input_gradient = [self.costs.backward(place) for place in self.places]
             self.weight_gradient = [PassCost()] * len(self.places)
-        self._add_up()
         self.backward = [a + b for a, b in zip(self.input_gradient, self.weight_gradient, strict=True)]
         self.chunks = chunks or self._chunks()
         self.ties = tied_reductions(model.memory, self.stage_places(), setting.state_options)
-
-    def _add_up(self) -> None:
-        """Gradients of microbatches are summed; a program with kernels of its own adds the first ones to zeros."""
-        setting = self.setting
-        if setting.microbatches == 1 and setting.fused_accumulation:
-            return
-        split = setting.schedule.splits_backward
-        passes, costs = ((Pass.WEIGHT_GRADIENT,), self.weight_gradient) if split else (BACKWARD, self.input_gradient)
-        fused = setting.fused_accumulation
-        for at, place in enumerate(self.places):
-            costs[at] += self.costs.accumulation(place, setting.state_options, passes, fused=fused)
 
     # ------------------------------------------------------------------------------------------------- division
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from worklode.frontend import CaptureOptions, capture
@@ -30,6 +31,8 @@ KERNELS = FusionOptions(
         frozenset({"aten.native_dropout", "aten.add"}),
     ),
 )
+# With gradient accumulation fusion, Megatron-LM's default where apex is there (megatron/arguments.py, from 2022 on).
+ADDING_KERNELS = replace(KERNELS, epilogues=True, kernels=(*KERNELS.kernels, frozenset({"aten.mm", "accumulate"})))
 
 
 @lru_cache(maxsize=64)
@@ -41,8 +44,12 @@ def divided_gpt(
     tensor: int,
     sequence_parallel: bool,
     policy: RecomputePolicy,
+    adding_products: bool = False,
 ) -> DividedModel:
-    """One microbatch of a GPT of three layers, the middle one standing for all between the first and the last."""
+    """One microbatch of a GPT of three layers, the middle one standing for all between the first and the last.
+
+    `adding_products`: products add to the gradients of other microbatches.
+    """
     setting = ParallelSetting(
         tensor=tensor,
         global_batch=microbatch,
@@ -52,7 +59,7 @@ def divided_gpt(
         recompute_early_stop=False,
     )
     graph = _captured(hidden, heads, seq_len, microbatch)
-    return divided_model(graph, setting, load_technology(None), fusion=KERNELS)
+    return divided_model(graph, setting, load_technology(None), fusion=ADDING_KERNELS if adding_products else KERNELS)
 
 
 @lru_cache(maxsize=64)

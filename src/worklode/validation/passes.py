@@ -72,8 +72,8 @@ def _of_a_layer(row: Row) -> list[Point]:
 def _of_stages() -> tuple[Point, ...]:
     points = []
     for name, hidden, heads, microbatch, layers, *measured_ms in PROFILED:
-        model = divided_gpt(hidden, heads, PROFILED_SEQ_LEN, microbatch, 1, False, RecomputePolicy.NONE)
-        costs = SegmentCosts(model, load_preset(PRESET), communication_times({}), "streams")
+        model = divided_gpt(hidden, heads, PROFILED_SEQ_LEN, microbatch, 1, False, RecomputePolicy.NONE, True)
+        costs = SegmentCosts(model, load_preset(PRESET), communication_times({}), "streams", sums="")
         place = model.units[1]
         passes = (costs.forward(place), costs.input_gradient(place), costs.weight_gradient(place))
         points += [

@@ -167,7 +167,7 @@ def _published(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution=execution,
-        fused_accumulation=group == ZERO_BUBBLE,
+        add_first=group != ZERO_BUBBLE,
     )
     run = MeasuredRun(
         group=group,
@@ -204,7 +204,7 @@ def _vtrain(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution="one-stream",
-        fused_accumulation=False,
+        add_first=True,
     )
     shape = f"t{number['TP']} d{number['DP']} p{number['PP']}, microbatch {number['MBS']}"
     return MeasuredRun(
@@ -244,6 +244,7 @@ def predict(run: MeasuredRun) -> ParallelEvaluation:
         setting.tensor,
         setting.sequence_parallel,
         setting.recompute,
+        adding_products=run.group == ZERO_BUBBLE,
     )
     first, last = model.units[0], model.units[-1]
     layer = model.units[1]
