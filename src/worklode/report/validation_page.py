@@ -100,7 +100,7 @@ median of its own group and wins where settings are much alike. Of vTrain's rows
 long as their neighbours, for no reason that the model has.
 
 The last two groups are what iterations are made of. A layer of the 22B model is met within 1 % forward, 6 % backward.
-Forward passes of the zero-bubble models are 12 to 17 % too short, input gradients 1 to 4 %, weight gradients 1 to 9 %
+Forward passes of the zero-bubble models are 12 to 17 % too short, input gradients 1 to 3 %, weight gradients 5 to 10 %
 too long: what their program does beside products is not known in full. Their sizes are those of the authors' own
 profile; vocabulary (51,200 assumed) and microbatch are not stated there.""",
     "silicon": """\
