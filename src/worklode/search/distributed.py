@@ -105,6 +105,9 @@ class _Mining:
             allowed = f"{Objective.THROUGHPUT}, {Objective.THROUGHPUT_PER_TDP}"
             problem = "is not minimised over many devices"
             raise SpecError(Fault(where="--objective", value=objective.value, problem=problem, allowed=allowed))
+        if any(task.setting.execution != "dataflow" for task in tasks):
+            problem = "kernels in streams are evaluated, not searched for"
+            raise SpecError(Fault(where="--execution", problem=problem, allowed="dataflow"))
         self.started_s = time.perf_counter()
         self.tasks, self.grid, self.objective, self.baseline = tasks, grid, objective, baseline
         self.limits, self.memory, self.top_k = limits, memory, top_k

@@ -71,10 +71,10 @@ class IterationModel:
         model, setting = self.division.model, self.division.setting
         place = self.division.places[position]
         if setting.schedule.splits_backward:
-            back = model.evaluator(place, (Pass.INPUT_GRADIENT,))
-            weight = model.evaluator(place, (Pass.WEIGHT_GRADIENT,))
+            back = model.evaluator(place, (Pass.INPUT_GRADIENT,), setting.sums)
+            weight = model.evaluator(place, (Pass.WEIGHT_GRADIENT,), setting.sums)
         else:
-            back, weight = model.evaluator(place, BACKWARD), None
+            back, weight = model.evaluator(place, BACKWARD, setting.sums), None
         update = model.update_evaluator(place, setting.state_options)
         forward = model.evaluator(place, (Pass.FORWARD,))
         return self._number(forward), self._number(back), self._number(weight), self._number(update)

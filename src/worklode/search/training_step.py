@@ -158,7 +158,17 @@ class _Iteration:
         self.model, self.setting, self.accelerators = model, setting, accelerators
         self.division = Division(model, setting, network, chunks, places)
         exchanging = self.division.communication_s
-        made = {design: SegmentCosts(model, design, exchanging, setting.execution) for design in set(accelerators)}
+        made = {
+            design: SegmentCosts(
+                model,
+                design,
+                exchanging,
+                setting.execution,
+                sums=setting.sums,
+                collective_cores=0 if network is None else network.collective_cores,
+            )
+            for design in set(accelerators)
+        }
         self.costs = [made[design] for design in accelerators]
         if not chunks:
             self.division.chunks = divide(model, setting, self.division.places, self._segment_s)
