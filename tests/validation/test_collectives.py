@@ -33,9 +33,9 @@ def test_errors_and_what_was_held_out() -> None:
         if LARGE not in name:
             assert group.target is None
             continue
-        missed = "4 nodes" in name  # reasons: docs/models/collective.md
+        missed = "vidur" in name or "4 nodes" in name  # reasons: docs/models/collective.md
         assert group.met is not missed, (name, group.mean_error)
-        assert group.mean_error < (0.36 if missed else 0.15 if "vidur" in name else 0.13), name
+        assert group.mean_error < (0.36 if "4 nodes" in name else 0.22 if missed else 0.13), name
         if "NVSwitch" in name:
             assert group.held_out_error is not None and group.held_out_error < 0.14, name
             assert group.rank_correlation is not None and group.rank_correlation > 0.98, name
@@ -70,18 +70,12 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
         "V100 NVLink2 (vTrain testbed),all_reduce,2.0,1,4194304,208.6,20.1,s,n,seen",
         "some cluster,all_reduce,,4,65536,78.959,1.61,s,n,seen",
         "DGX-A100 (vidur),all_reduce,16.0,2,2048,65,0.059,s,n,seen",
-        "DGX-A100 (vidur),all_reduce,4.0,1,2048,61,0.05,s,n,seen",
-        "DGX-A100 (vidur),all_reduce,4.0,1,9469952,135,105,s,n,seen",
         f"{aws},all_reduce,32.0,4,32768,6348.8,0.01,s,time derived from busbw,seen",
         f"{aws},all_reduce,32.0,4,1073741824,5747.05,361.99,s,time derived from busbw,seen",
         "H100-SXM NVLink4/NVSwitch,barrier,4.0,1,0,12.44,0.1,s,n,seen",
     )
-    assert found == [
-        "alltoall of 2048 B, 4 devices",
-        "all_reduce of 9469952 B, 4 devices",
-        "all_reduce of 1073741824 B, 32 devices, 4 nodes",
-    ]
-    assert sorted(reasons.values()) == [1, 1, 1, 1, 2]
+    assert found == ["alltoall of 2048 B, 4 devices", "all_reduce of 1073741824 B, 32 devices, 4 nodes"]
+    assert sorted(reasons.values()) == [1, 1, 1, 2]
     assert any("hybrid cube mesh" in reason for reason in reasons)
 
 

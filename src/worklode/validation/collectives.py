@@ -49,12 +49,6 @@ MICROSECOND = 1e-6
 # version of the source states (stas00/ml-engineering@0cc3de50, network/benchmarks/README.md). That the rows of AWS have
 # it in them is an assumption, made when they were seen to be missed. It is added to predictions and baseline.
 HOST_CALL_S = {"AWS": 25e-6}
-# At what pace hosts launched collectives, by system [us]. The program launches eleven in a row without a graph, under a
-# profiler, and takes the median duration of NCCL's kernels (microsoft/vidur@e26eb8f7,
-# vidur/profiling/collectives/collectives_wrapper.py): where a collective is shorter than the pace, a kernel waits for
-# the slowest host, on all devices but that host's. Read from the rows: 60 to 62 us on A100 at sizes from 2 KiB to
-# 2.5 MiB, beside 10 to 26 us at sizes between; 38 to 44 us on H100.
-PACE_US = {"DGX-A100 (vidur)": 62.0, "DGX-H100 (vidur)": 44.0}
 # Two steps of the resolution a time derived from a rate of two decimals has [GB/s].
 LEAST_RATE_GB_S = 0.2
 
@@ -153,8 +147,6 @@ def _left_out(row: Row) -> str:
         return "number of devices or network not stated"
     if "vidur" in system and row["nodes"] != "1":
         return "network between the nodes not stated (at most 21 GB/s, less than one of DGX A100's cards)"
-    if float(row["time_us"]) <= PACE_US.get(system, 0.0):
-        return "no longer than the pace at which hosts launched: the wait for another host, or not to be told from it"
     if "derived from busbw" in row["note"] and float(row["busbw_GBps"]) < LEAST_RATE_GB_S:
         return "derived from a rate rounded to two decimals"
     return ""
