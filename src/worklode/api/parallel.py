@@ -267,14 +267,14 @@ def mine_devices(
     make = workload if callable(workload) else lambda size: _microbatch(workload, size)
     search = JointSearch(make, base, devices, fixed, joined, constants, goal, progress or silent, mode=mode)
 
-    def mine(task: ParallelTask) -> DistributedResult:
+    def mine(task: ParallelTask, enforced: bool) -> DistributedResult:
         return mine_parallel(
             [task],
             designs,
             constants,
             limits=limits,
             objective=goal,
-            memory=memory,
+            memory="fit" if enforced else "ignore",
             baseline=baseline,
             top_k=top_k,
             workers=workers,
@@ -284,7 +284,8 @@ def mine_devices(
     middle = tuple(length // 2 for length in designs.shape)
     return search.run(
         baseline or designs.accelerator(middle),
-        float("inf") if memory == "ignore" else float(designs.hbm_stacks[-1] * designs.hbm_stack_bytes),
+        memory,
+        float(designs.hbm_stacks[-1] * designs.hbm_stack_bytes),
         mine,
     )
 

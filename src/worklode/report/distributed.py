@@ -240,8 +240,9 @@ def _settings(settings: Mapping[str, Any] | None) -> Iterator[RenderableType]:
     yield listing(rows, right=("setting", "pipeline", "tensor", "data", "microbatch", "iteration"))
     refused = "; ".join(f"{count(each['count'])} {each['problem']}" for each in settings["refused"])
     yield Text(
-        f"{count(settings['compared'])} settings compared on the best design, {settings['mined']} mined"
-        + (f", {count(settings['dominated'])} with needless recomputation left out" * bool(settings["dominated"]))
+        f"{count(settings['simulated'])} settings simulated, the best {count(settings['compared'])} compared on the "
+        f"best design, {settings['mined']} mined"
+        + (f"; {count(settings['dominated'])} with needless recomputation left out" * bool(settings["dominated"]))
         + (f"; refused: {refused}" * bool(refused)),
         style="dim",
     )

@@ -77,12 +77,12 @@ published bandwidth. A later version of the source of the AWS rows says that PyT
 host; 25 us are added to predictions and baseline there.
 
 What is missed ([collectives](models/collective.md)): steps between 1 and 16 MiB, where a gather of 2 MiB takes more
-than twice one of 1 MiB (likely changes of protocol and channels); vidur's tables, whose program launches from the host
-and takes the duration of kernels, which wait for the slowest host: times of 60 us on A100 and 40 us on H100 at sizes
-from 2 KiB to 2 MiB beside 10 to 26 us at sizes between (without the 3 rows of these from 1 MiB on the groups would be
-9.0 and 14.4 % off; they are kept); on four nodes of AWS what is below 512 MiB, whose floor of 360 us NCCL's latencies do
-not explain, while longer messages are met within 8 %, given the share of EFA. All-to-all of 32 KiB to 1 MiB is off by
-up to a half either way; why is not known.""",
+than twice one of 1 MiB (likely changes of protocol and channels); vidur's tables, whose program launches from the
+host and takes the duration of kernels, which wait for the slowest host: times of 60 us on A100 and 40 us on H100 at
+sizes from 2 KiB to 2 MiB beside 10 to 26 us at sizes between (without the 3 rows of these from 1 MiB on the groups
+would be 9.0 and 14.4 % off; they are kept); on four nodes of AWS what is below 512 MiB, whose floor of 360 us NCCL's
+latencies do not explain, while longer messages are met within 8 %, given the share of EFA. All-to-all of 32 KiB to 1
+MiB is off by up to a half either way; why is not known.""",
     "memory": """\
 Captured GPTs with attention written out, divided by tensor and sequence parallelism, with recomputation, activations by
 liveness ([stage memory](models/stage_memory.md)), microbatches in flight from the simulated schedule

@@ -142,7 +142,7 @@ class _Mining:
     def _evaluate(
         self, task: ParallelTask, accelerator: Accelerator | Sequence[Accelerator], chunks: Chunks = ()
     ) -> ParallelEvaluation:
-        return evaluate_divided(task.model, accelerator, task.setting, task.network, chunks=chunks)
+        return evaluate_divided(task.model, accelerator, task.setting, task.network, chunks=chunks, explain=False)
 
     # -- local, then global ---------------------------------------------------------------------------------------
 

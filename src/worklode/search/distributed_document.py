@@ -37,6 +37,7 @@ def joint_document(found: JointResult) -> dict[str, Any]:
         **distributed_document(found.best),
         "settings": {
             "devices": found.best.tasks[0].setting.devices,
+            "simulated": found.simulated,
             "compared": len(found.settings),
             "mined": sum(each.mined for each in found.settings),
             "dominated": found.dominated,

@@ -86,21 +86,29 @@ def _stage(found: ParallelEvaluation, place: int) -> dict[str, Any]:
             "working_set": memory.working_set,
             "total": memory.total,
             "limit": found.accelerators[place].hbm_bytes,
-            "fits": shortage is None,
+            "fits": stage.fits,
             "remedy": None if shortage is None else shortage.remedy,
         },
     }
 
 
 def _warnings(found: ParallelEvaluation) -> tuple[str, ...]:
-    short = [(place, stage.shortage) for place, stage in enumerate(found.stages) if stage.shortage is not None]
     warnings = list(found.notes)
-    if short:
-        place, worst = max(short, key=lambda pair: pair[1].demand_bytes if pair[1] is not None else 0)
-        assert worst is not None
+    over = {
+        place: stage.memory.total / found.accelerators[place].hbm_bytes
+        for place, stage in enumerate(found.stages)
+        if not stage.fits and stage.memory is not None
+    }
+    if over:
+        place = max(over, key=lambda stage: over[stage])
+        worst = found.stages[place]
+        assert worst.memory is not None
+        remedy = ""
+        if worst.shortage is not None:
+            remedy = f", most of it {worst.shortage.largest.replace('_', ' ')}: {worst.shortage.remedy}"
         warnings.append(
-            f"{len(short)} of {len(found.stages)} stages do not fit; stage {place} needs "
-            f"{worst.demand_bytes / 2**30:.1f} GiB and the HBM holds {worst.limit_bytes / 2**30:.1f} GiB, most of it "
-            f"{worst.largest.replace('_', ' ')}: {worst.remedy}. The time assumes that it fits"
+            f"{len(over)} of {len(found.stages)} stages do not fit; stage {place} needs "
+            f"{worst.memory.total / 2**30:.1f} GiB and the HBM holds "
+            f"{found.accelerators[place].hbm_bytes / 2**30:.1f} GiB{remedy}. The time assumes that it fits"
         )
     return tuple(warnings)

@@ -9,7 +9,7 @@ from worklode.hardware.network import Network
 from worklode.partition.memory_limit import MemoryShortage
 from worklode.partition.stage_memory import StageMemory
 from worklode.schedule.pipeline import PipelineTimeline
-from worklode.search.division import Chunks
+from worklode.search.division import Chunks, Division
 from worklode.search.parallel import ParallelSetting
 
 
@@ -28,7 +28,8 @@ class StageEvaluation:
         parameters: on one device.
         memory: HBM of one device; None where positions repeat captured segments.
         in_flight: most microbatches it keeps activations of, by chunk together.
-        shortage: why it does not fit; None where it does.
+        fits: its HBM holds it.
+        shortage: why it does not fit; None where it does, or where nobody asked.
     """
 
     segments: Chunks
@@ -41,6 +42,7 @@ class StageEvaluation:
     parameters: int
     memory: StageMemory | None
     in_flight: int
+    fits: bool
     shortage: MemoryShortage | None
 
 
@@ -58,7 +60,8 @@ class ParallelEvaluation:
         parts_s: where it goes, a mean over stages; adds up to the iteration.
         energy_j: of all devices; links are not counted [J].
         matrix_flops, recomputed_flops: of the iteration on all devices.
-        communication_bytes: of one replica's whole tensors, by axis.
+        division: the divided model.
+        collective_bytes: of tensor parallelism, for one microbatch on all stages.
         notes: sentences.
     """
 
@@ -71,7 +74,8 @@ class ParallelEvaluation:
     parts_s: tuple[tuple[str, float], ...]
     energy_j: float
     matrix_flops: int
-    communication_bytes: tuple[tuple[str, float], ...]
+    division: Division
+    collective_bytes: int
     notes: tuple[str, ...]
 
     @property
@@ -83,6 +87,11 @@ class ParallelEvaluation:
     def alike(self) -> bool:
         """Whether every stage has the same design."""
         return len(set(self.accelerators)) == 1
+
+    @property
+    def communication_bytes(self) -> tuple[tuple[str, float], ...]:
+        """Bytes of whole tensors that one replica exchanges in an iteration, by axis."""
+        return self.division.exchanged_bytes(self.collective_bytes)
 
     @property
     def samples_per_s(self) -> float:
@@ -99,4 +108,4 @@ class ParallelEvaluation:
     @property
     def fits(self) -> bool:
         """Whether every stage fits its HBM."""
-        return all(stage.shortage is None for stage in self.stages)
+        return all(stage.fits for stage in self.stages)

@@ -121,6 +121,7 @@ def evaluate_divided(
     *,
     places: Sequence[int] | None = None,
     chunks: Chunks = (),
+    explain: bool = True,
 ) -> ParallelEvaluation:
     """As `evaluate_parallel`, of a model that was divided already.
 
@@ -129,6 +130,7 @@ def evaluate_divided(
         places: segments of the model in order; by default each once. A model of few equal blocks stands for one of
             many where its block is named many times; memory is then not held against HBM.
         chunks: (first, stop) positions of every chunk; by default as the setting says.
+        explain: say what would make a stage fit that does not, which takes longer than all the rest.
 
     Raises:
         SpecError: the setting or the network, or more chunks than blocks.
@@ -136,7 +138,7 @@ def evaluate_divided(
     setting.check()
     accelerators = (accelerator,) * setting.pipeline if isinstance(accelerator, Accelerator) else tuple(accelerator)
     assert len(accelerators) == setting.pipeline, "one design a stage"
-    return _Iteration(model, accelerators, setting, network, places, chunks).evaluation()
+    return _Iteration(model, accelerators, setting, network, places, chunks, explain).evaluation()
 
 
 def _plan(graph: TrainingGraph, setting: ParallelSetting, plan: TensorPlan | None) -> TensorPlan | None:
@@ -154,7 +156,9 @@ class _Iteration:
         network: Network | None,
         places: Sequence[int] | None,
         chunks: Chunks,
+        explain: bool,
     ) -> None:
+        self.explain = explain
         self.model, self.setting, self.accelerators = model, setting, accelerators
         self.division = Division(model, setting, network, chunks, places)
         exchanging = self.division.communication_s
@@ -304,7 +308,8 @@ class _Iteration:
             parts_s=self._parts(found, iteration_s),
             energy_j=replicas * (dynamic_j + static_w * iteration_s),
             matrix_flops=replicas * setting.microbatches * sum(cost.flops for cost in costs),
-            communication_bytes=division.exchanged_bytes(sum(cost.communication_bytes for cost in costs)),
+            division=division,
+            collective_bytes=sum(cost.communication_bytes for cost in costs),
             notes=self.model.notes,
         )
 
@@ -326,6 +331,7 @@ class _Iteration:
         cost = self._stage_cost(stage)
         end_s = float(max(timeline.gradients_ready_s[stage :: setting.pipeline]))
         memory, shortage = self._memory(stage)
+        fits = memory is None or memory.total <= self.accelerators[stage].hbm_bytes
         return StageEvaluation(
             segments=self.division.of_stage(stage),
             busy_s=float(timeline.busy_s[stage]),
@@ -337,6 +343,7 @@ class _Iteration:
             parameters=sum(self.division.state(at).elements for at in self.division.positions(stage)),
             memory=memory,
             in_flight=int(timeline.peak_in_flight[stage]),
+            fits=fits,
             shortage=shortage,
         )
 
@@ -349,7 +356,7 @@ class _Iteration:
         activations = float(self.timeline.peak_activation_bytes[stage])
         memory = self.model.memory.stage(chunks, in_flight, options, activation_bytes=activations)
         capacity = self.accelerators[stage].hbm_bytes
-        if memory.total <= capacity:
+        if memory.total <= capacity or not self.explain:
             return memory, None
         return memory, memory_shortage(self.model.memory, chunks, in_flight, options, capacity)
 
