@@ -227,7 +227,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             (
                 "mine_parallel",
                 0,
-                f"mine {GPT} --seq-len 32 --budget tpuv3 --devices 4 --global-batch 4 --objective throughput/tdp {small}",
+                f"mine {GPT} --seq-len 32 --budget tpuv3 --devices 4 --global-batch 4 {small}",
             ),
             (
                 "mine_parallel",
