@@ -211,7 +211,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             (
                 "evaluate_parallel",
                 0,
-                f"evaluate {GPT} --seq-len 32 --on a100-80gb --pipeline 2 --tensor 2 --global-batch 2",
+                f"evaluate {GPT} --seq-len 32 --on a100-80gb --pipeline 2 --tensor 2 --global-batch 2 --out spread",
             ),
             ("mine", 0, f"mine net.py:make --area 500mm2 --memory ignore --out mined {small}"),
             ("mine", 0, f"mine net.py:make net.wlg.json.gz --budget tpuv2 {small}"),

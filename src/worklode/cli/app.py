@@ -153,9 +153,9 @@ def evaluate(
         network=network,
     )
     if setting.given:
-        refused = "--uncertainty" if uncertainty else "--out" if out is not None else ""
+        refused = "--uncertainty" if uncertainty else ""
         refused = "--mode one-core" if mode == "one-core" else refused
-        return run_parallel(workload, step, setting, on=on, technology=technology, refused=refused)
+        return run_parallel(workload, step, setting, on=on, technology=technology, out=out, refused=refused)
     return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out, uncertain=uncertainty)
 
 
