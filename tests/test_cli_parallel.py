@@ -76,6 +76,20 @@ def test_devices_choose_the_setting_too(capsys: Captured) -> None:
     assert "settings simulated" in table
 
 
+def test_a_set_of_workloads_is_weighed(capsys: Captured) -> None:
+    """All the weight on one of two workloads is mining that one, on one device and on several."""
+    other = "gpt:layers=2,hidden=512,heads=4,vocab=512,context=64"
+    for setting in ((), ("--pipeline", "2", "--global-batch", "4")):
+        alone = document(capsys, "mine", other, *BASE, *setting)
+        both = document(capsys, "mine", GPT, other, *BASE, *setting, "--weights", "1e-9,1")
+        found = both["best"]["evaluations"][1]["iteration_time_s"]
+        assert found == pytest.approx(alone["best"]["iteration_time_s"], rel=1e-6)
+    for wrong, message in (("1", "one for each workload"), ("1,x", "is no list"), ("1,0", "positive")):
+        code, _, err = run(capsys, "mine", GPT, other, *BASE, "--weights", wrong)
+        assert code == 2
+        assert message in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
