@@ -296,13 +296,13 @@ class LocalSearch:
 
     def polish(self, candidate: Candidate) -> Candidate:
         """Schedule a candidate with the utmost effort."""
-        parts = (self.evaluators, self.weights, self.objective, candidate.accelerator, candidate.origin)
+        parts = (self.evaluators, self.aggregate, self.objective, candidate.accelerator, candidate.origin)
         self.seen[candidate.accelerator] = scheduled_candidate(*parts, effort="utmost")
         return self.seen[candidate.accelerator]
 
     def quick_figure(self, accelerator: Accelerator) -> float:
         """Figure of a design's quick schedule."""
-        return scheduled_candidate(self.evaluators, self.weights, self.objective, accelerator, "budget").figure
+        return scheduled_candidate(self.evaluators, self.aggregate, self.objective, accelerator, "budget").figure
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What was scheduled and keeps the limits, best first."""
