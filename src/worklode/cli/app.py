@@ -153,9 +153,9 @@ def evaluate(
         network=network,
     )
     if setting.given:
-        refused = "--uncertainty" if uncertainty else "--out" if out is not None else ""
+        refused = "--uncertainty" if uncertainty else ""
         refused = "--mode one-core" if mode == "one-core" else refused
-        return run_parallel(workload, step, setting, on=on, technology=technology, refused=refused)
+        return run_parallel(workload, step, setting, on=on, technology=technology, out=out, refused=refused)
     return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out, uncertain=uncertainty)
 
 
@@ -182,6 +182,12 @@ def mine(
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
     ] = "throughput",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", help="One for each workload, such as 2,1: of the geometric mean over them.", show_default=False
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of the best designs to keep.")] = 10,
     space: Annotated[
         Path | None, typer.Option("--space", help="YAML file of the values each part may take.", show_default=False)
@@ -213,11 +219,25 @@ def mine(
         typer.Option("--out", "-o", help="Run directory; default runs/WORKLOAD-N here.", show_default=False),
     ] = None,
     uncertainty: options.Uncertainty = False,
+    devices: options.Devices = None,
+    pipeline: options.Pipeline = None,
+    tensor: options.Tensor = None,
+    data: options.Data = None,
+    global_batch: options.GlobalBatch = None,
+    microbatch: options.Microbatch = None,
+    schedule: options.PipelineOrder = None,
+    sequence_parallel: options.SequenceParallel = False,
+    zero: options.Zero = None,
+    nodes_of: options.NodesOf = None,
+    network: options.NetworkName = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
     """Find the accelerator that trains the workload best within a silicon budget."""
-    from worklode.cli.commands import MineRequest, StepOptions, run_mine
+    from worklode.cli.commands import StepOptions, run_mine
+    from worklode.cli.mine_request import MineRequest
+    from worklode.cli.mining_parallel import run_mine_parallel
+    from worklode.cli.parallel import ParallelOptions
 
     step = StepOptions(
         batch=batch,
@@ -235,6 +255,7 @@ def mine(
         tdp=tdp,
         memory=memory,
         objective=objective,
+        weights=weights,
         top_k=top_k,
         space=space,
         max_time=max_time,
@@ -245,6 +266,20 @@ def mine(
         out=out,
         uncertain=uncertainty,
     )
+    setting = ParallelOptions(
+        pipeline=pipeline,
+        tensor=tensor,
+        data=data,
+        global_batch=global_batch,
+        microbatch=microbatch,
+        schedule=schedule,
+        sequence_parallel=sequence_parallel,
+        zero=zero,
+        nodes_of=nodes_of,
+        network=network,
+    )
+    if setting.given or devices is not None:
+        return run_mine_parallel(tuple(workloads), step, request, setting, devices=devices)
     return run_mine(tuple(workloads), step, request)
 
 
