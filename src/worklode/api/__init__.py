@@ -201,7 +201,7 @@ def mine(
         raise SpecError(Fault(where="workloads", problem="at least one workload is needed"))
     evaluators = [w if isinstance(w, Evaluator) else Evaluator(_graph(w), constants, mode=mode) for w in listed]
     limits = replace(limits, hbm_bytes=_memory_limit(memory, evaluators, designs, baseline))
-    options = LocalSearchOptions(top_k=top_k)
+    options = LocalSearchOptions(top_k=top_k, workers=workers)
     proof = ProofOptions(workers=workers)
     if evaluations is not None:
         proof = replace(proof, max_evaluations=evaluations)

@@ -82,6 +82,7 @@ def mine_parallel(
         SpecError: an objective of energy, or more chunks than a model can be cut into.
     """
     effort = replace(proof or ProofOptions(), workers=workers)
+    options = replace(options, workers=workers)
     return _Mining(
         tuple(tasks), Grid(space, technology), limits, objective, memory, baseline, top_k, options, effort, tell
     ).run(max_time_s)

@@ -180,7 +180,7 @@ class Evaluator:
         if known is None or (effort == "utmost" and known[0] != "utmost"):
             known = effort, self.step(accelerator, segments=True, effort=effort)
             if len(self._reported) >= MOST_REPORTED:
-                self._reported.pop(next(iter(self._reported)))
+                self._reported.pop(next(iter(self._reported)), None)  # another thread may have
             self._reported[accelerator] = known
         return known[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,8 @@ _GROWS = {
     "hbm": (HBM, SRAM),
     "waiting": (TENSOR_CORES, VECTOR_CORES, HBM),
 }
+# Designs that are scheduled thoroughly at a time [count].
+REFINED_AT_ONCE = 2
 # A resource that explains less of the iteration than this is left as it is [1].
 _BLAME_THRESHOLD = 0.02
 
@@ -56,6 +59,7 @@ class LocalSearchOptions:
         max_evaluations: designs to schedule in all.
         finalists: best designs to schedule thoroughly in the end, at least `top_k` where that is more; 0 for none.
         max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
+        workers: threads that schedule thoroughly; the answer does not depend on it.
     """
 
     top_k: int = 10
@@ -65,6 +69,7 @@ class LocalSearchOptions:
     max_evaluations: int = 800
     finalists: int = 10
     max_time_s: float = float("inf")
+    workers: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +289,10 @@ class LocalSearch:
             quick = [candidate for candidate in self.candidates()[:count] if candidate.effort == "quick"]
             if not quick:
                 return
-            self.refine(quick[0])
+            # Kernels release the interpreter, so two threads take half the time. Always as many designs, so that the
+            # answer does not depend on the number of threads.
+            with ThreadPoolExecutor(min(self.options.workers, REFINED_AT_ONCE)) as pool:
+                list(pool.map(self.refine, quick[:REFINED_AT_ONCE]))
 
     def polish_best(self) -> None:
         """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
