@@ -298,6 +298,25 @@ def mine(
     )
 
 
+def limits_of(
+    evaluators: Sequence[Evaluator],
+    space: DesignSpace,
+    technology: Technology,
+    *,
+    budget: Accelerator | None = None,
+    area_mm2: float | None = None,
+    tdp_w: float | None = None,
+    memory: MemoryRule = "auto",
+) -> Limits:
+    """The limits that `mine` would keep for these workloads; arguments as there.
+
+    Raises:
+        SpecError: neither budget nor limits, or a limit that is not positive.
+    """
+    limits = _limits(budget, area_mm2, tdp_w, technology)
+    return replace(limits, hbm_bytes=_memory_limit(memory, evaluators, space, budget))
+
+
 def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float | None, constants: Technology) -> Limits:
     from worklode.search.evaluate import silicon
     from worklode.search.objective import Limits
