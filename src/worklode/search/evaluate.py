@@ -122,6 +122,12 @@ class Evaluator:
         problem = self._problem(costs, accelerator)
         return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
 
+    def scheduled(self, costs: OperatorCosts, accelerator: Accelerator) -> tuple[float, float]:
+        """Time [s] and energy [J] of the step on a design with these costs of its items, on a quick schedule."""
+        problem = self._problem(costs, accelerator)
+        step = ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem))
+        return step.schedule.makespan_s, sum(energy for _, energy in self._energy_parts(step, accelerator))
+
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
         return self._problem(self.model.on(accelerator), accelerator)

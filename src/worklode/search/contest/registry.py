@@ -17,6 +17,11 @@ _OWN = {
     "exhaustive": ("simple", "Exhaustive"),
     "random": ("simple", "Random"),
     "hill-climbing": ("simple", "HillClimbing"),
+    "genetic": ("genetic", "Genetic"),
+    "tpe": ("optuna_searchers", "Tpe"),
+    "nsga2": ("optuna_searchers", "Nsga2"),
+    "spotlight-like": ("spotlight", "SpotlightTraining"),
+    "spotlight-like-inference": ("spotlight", "SpotlightInference"),
 }
 # Searchers that do the same whatever the seed: one run says all.
 SEEDLESS = frozenset({"worklode", "exhaustive"})
