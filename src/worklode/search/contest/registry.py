@@ -22,6 +22,8 @@ _OWN = {
     "nsga2": ("optuna_searchers", "Nsga2"),
     "spotlight-like": ("spotlight", "SpotlightTraining"),
     "spotlight-like-inference": ("spotlight", "SpotlightInference"),
+    "confuciux-like": ("confuciux", "ConfuciuxTraining"),
+    "confuciux-like-inference": ("confuciux", "ConfuciuxInference"),
 }
 # Searchers that do the same whatever the seed: one run says all.
 SEEDLESS = frozenset({"worklode", "exhaustive"})
