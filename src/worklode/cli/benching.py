@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,9 @@ def _resumed(
         for name in ("space", "technology"):
             kept[name] = None if kept[name] is None else Path(kept[name])
         found = BenchOptions(**kept, out=directory.path, resume=None)
-        given = {name: int(value) if value.isdigit() else value for name, value in settings["step"].items()}
+        given: dict[str, Any] = {
+            name: int(value) if value.isdigit() else value for name, value in settings["step"].items()
+        }
         names = {**dict.fromkeys(StepOptions.__slots__), **given}
         chosen = StepOptions(**{**names, "use_cache": step.use_cache, "quiet": step.quiet})
         return tuple(settings["workloads"]), chosen, found

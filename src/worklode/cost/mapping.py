@@ -225,7 +225,7 @@ class ItemMapper:
         work = (table.simple_ops[item], table.special_ops[item], table.lane_sram_bytes[item])
         steps = (arrays.reduces[item], arrays.serial_steps[item])
         vector_table(*work, *steps, accelerator.vector_lanes, port_bytes, self.beside, cycles)
-        return cycles[0]
+        return np.asarray(cycles[0])
 
     def _shown(self, compute_s: Floats, traffic: Floats) -> Floats:
         """Time alone on the chip, as `options.item_options` has it."""

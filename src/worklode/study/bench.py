@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import worklode
-from worklode.errors import SpecError
+from worklode.errors import Fault, SpecError
 from worklode.hardware.accelerator import Accelerator
 from worklode.search.certificate import ProofOptions
 from worklode.search.contest.cell import Budget, Cell, run_cell
@@ -289,7 +289,7 @@ def check_searchers(names: Sequence[str]) -> None:
     Raises:
         SpecError: every searcher that cannot be made.
     """
-    faults = []
+    faults: list[Fault] = []
     for name in names:
         try:
             searcher_maker(name)

@@ -12,6 +12,8 @@ from worklode.search.grid import Point, moves
 
 # Designs whose limits are checked at once [count].
 _BLOCK = 4096
+# Draws in a row that bring nothing new, after which a small space counts as seen [count].
+MOST_STARTS = 100
 
 
 class ByFigure:
@@ -54,8 +56,8 @@ class Random(ByFigure):
         self.asked: set[Point] = set()
 
     def ask(self, most: int) -> Sequence[Point]:
-        """New designs; none where a thousand draws brought no new one."""
-        for _ in range(10):
+        """New designs; none where many draws brought no new one."""
+        for _ in range(MOST_STARTS):
             drawn = dict.fromkeys(self.problem.draw(self.random, most))
             fresh = [point for point in drawn if point not in self.asked]
             if fresh or not drawn:
@@ -122,11 +124,13 @@ class HillClimbing(ByFigure):
             self.started = True
             self.seen.add(start)
             return [start]
-        for _ in range(100):
-            found = [point for point in self.problem.draw(self.random, 1) if point not in self.seen]
-            if found:
-                self.seen.update(found)
-                return found
+        for _ in range(MOST_STARTS):
+            drawn = self.problem.draw(self.random, 1)
+            if not drawn:
+                break
+            if drawn[0] not in self.seen:
+                self.seen.update(drawn)
+                return drawn
         return []
 
     def _neighbours(self, point: Point) -> list[Point]:
