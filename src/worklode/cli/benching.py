@@ -183,9 +183,7 @@ def _resumed(
         given: dict[str, Any] = {
             name: int(value) if value.isdigit() else value for name, value in settings["step"].items()
         }
-        names = {**dict.fromkeys(StepOptions.__slots__), **given}
-        chosen = StepOptions(**{**names, "use_cache": step.use_cache, "quiet": step.quiet})
-        return tuple(settings["workloads"]), chosen, found
+        return tuple(settings["workloads"]), replace(step, **given), found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(Fault(where=str(directory.path), problem=f"cannot be read: {error}")) from None
 
