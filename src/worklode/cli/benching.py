@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worklode.study.bench_directory import BenchDirectory
 
 # Where a bench goes that is told no place.
+PAGE = "bench.html"
 DEFAULT_OUT = Path("runs") / "bench"
 
 
@@ -212,4 +213,10 @@ def _write(
         result=document,
     )
     write_tables(directory, result, content)
-    return (f"written: {directory.path}",)
+    try:
+        from worklode.report.bench_page import bench_page
+
+        directory.write_text(PAGE, bench_page(document, result.curve_rows()))
+    except ModuleNotFoundError as error:
+        return (f"written: {directory.path} (without {PAGE}: {error.name} is missing, pip install 'worklode[bench]')",)
+    return (f"written: {directory.path}, page: {directory.path / PAGE}",)
