@@ -213,13 +213,20 @@ def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:
 
 
 def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: int) -> Cell | None:
+    """A finished cell; None where its file is missing or damaged: it is made again."""
     document = directory.cell(workload, searcher, seed)
-    return None if document is None else Cell.from_dict(document)
+    try:
+        return None if document is None else Cell.from_dict(document)
+    except SpecError:
+        return None
 
 
 def _known_reference(directory: BenchDirectory, workload: str) -> Reference | None:
     document: Mapping[str, Any] | None = directory.reference(workload)
-    return None if document is None else Reference(**document)
+    try:
+        return None if document is None else Reference(**document)
+    except TypeError:
+        return None
 
 
 def _remember(made: Contest, cell: Cell | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worklode.errors import Fault, SpecError
-from worklode.search.contest.interface import Problem, Searcher, Told
+from worklode.search.contest.interface import Problem, Searcher, SelfJudging, Told
 from worklode.search.contest.judging import Contest, evaluated, judged, thorough_figure
 from worklode.search.grid import Point
 
@@ -174,11 +174,11 @@ class _Run:
         self.finished = False
         self.searcher_cpu_s = self.evaluation_cpu_s = 0.0
         self.best: tuple[float, Point] | None = None
-        self.judges_itself = False
         self.searcher: Searcher | None = None
         started_s = time.process_time()
         self.searcher = make(self.problem, seed)
         self.searcher_cpu_s += time.process_time() - started_s
+        self.judges_itself = isinstance(self.searcher, SelfJudging)
 
     def goes_on(self) -> bool:
         spent = len(self.steps) >= self.budget.evaluations or self._cpu_s() >= self.budget.cpu_s
@@ -199,9 +199,8 @@ class _Run:
         judgements = [judged(self.contest, self.problem, point) for point in points]
         started_s = time.process_time()
         self.searcher.tell([told for told, _ in judgements])
-        recommended = self.searcher.recommended()
+        recommended = self.searcher.recommended() if isinstance(self.searcher, SelfJudging) else None
         self.searcher_cpu_s += time.process_time() - started_s
-        self.judges_itself = self.judges_itself or recommended is not None
         for index, (told, charged_s) in enumerate(judgements):
             last = index == len(judgements) - 1
             self._note(told, charged_s, recommended if last else None, asked_s, last)

@@ -122,10 +122,6 @@ class _Confuciux:
             self._learn(self.episode)
             self.episode = None
 
-    def recommended(self) -> Point | None:
-        """None: the best figure it was told."""
-        return None
-
     # -- the policy -----------------------------------------------------------------------------------------------
 
     def _walk(self) -> _Episode:

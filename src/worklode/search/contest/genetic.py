@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.search.contest.interface import Problem, Told
-from worklode.search.contest.simple import ByFigure
 from worklode.search.grid import Point
 
 # Tries to make a child within the limits that was not asked for before [count]; then it is taken as it is.
@@ -89,7 +88,7 @@ class Population:
         return self.members[int(chosen.min())][2]  # members are sorted: the least index is the best
 
 
-class Genetic(ByFigure):
+class Genetic:
     """Random designs first, then children of the best."""
 
     def __init__(self, problem: Problem, seed: int, options: GeneticOptions | None = None) -> None:

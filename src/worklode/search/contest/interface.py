@@ -1,7 +1,7 @@
 """What a searcher sees and what it must do: `ask` for designs, be `told` their figures. Guide: docs/bench.md.
 
 A design is a point of the grid: one index into the legal values of each searched field. A searcher of one's own is a
-class with three members and an entry point in the group `worklode.searchers`; examples/searcher.py is one.
+class with two methods and an entry point in the group `worklode.searchers`; examples/searcher.py is one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +154,10 @@ class Problem:
 
 
 class Searcher(Protocol):
-    """A search for the best design, one batch at a time. Made anew for every problem and seed; used once."""
+    """A search for the best design, one batch at a time. Made anew for every problem and seed; used once.
+
+    One that has a method `close` is told through it that no more will be asked.
+    """
 
     def ask(self, most: int) -> Sequence[Point]:
         """Designs to evaluate, at most this many (>= 1); none when the searcher has finished.
@@ -167,10 +170,15 @@ class Searcher(Protocol):
         """What came of the designs last asked for, in their order."""
         ...
 
-    def recommended(self) -> Point | None:
-        """The design the searcher would build now; None for the best figure it was told.
 
-        A searcher with a model of its own for what is best (a sum over layers, say) answers by that model, and is
-        judged by it: figures it was told are then not charged to it, because it did not ask to know them.
-        """
+@runtime_checkable
+class SelfJudging(Protocol):
+    """A searcher with a model of its own for what is best: a sum over layers, say.
+
+    It is judged by the design it would build by that model, not by the best it came across; figures it was told are not
+    charged to it, because it did not ask to know them.
+    """
+
+    def recommended(self) -> Point | None:
+        """The design the searcher would build now; None as long as it has seen none within the limits."""
         ...

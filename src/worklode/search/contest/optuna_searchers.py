@@ -16,7 +16,6 @@ import optuna
 
 from worklode.hardware.design_arrays import SEARCHED_FIELDS
 from worklode.search.contest.interface import Problem, Told
-from worklode.search.contest.simple import ByFigure
 from worklode.search.grid import Point
 
 
@@ -33,7 +32,7 @@ class OptunaOptions:
     batch: int = 1
 
 
-class _OptunaSearcher(ByFigure):
+class _OptunaSearcher:
     """An Optuna study behind `ask` and `tell`."""
 
     def __init__(self, problem: Problem, sampler: optuna.samplers.BaseSampler, batch: int) -> None:

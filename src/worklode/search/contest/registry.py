@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 from worklode.errors import Fault, SpecError
 from worklode.search.contest.cell import Maker
@@ -37,7 +41,7 @@ def searcher_names() -> tuple[str, ...]:
 def searcher_maker(name: str) -> Maker:
     """What makes a searcher: a callable of (problem, seed).
 
-    Names with a colon, `file.module:Class`, are imported as they are.
+    A name may also be `module:Class` or `file.py:Class`.
 
     Raises:
         SpecError: no such searcher, or it cannot be loaded.
@@ -47,8 +51,8 @@ def searcher_maker(name: str) -> Maker:
             module, attribute = _OWN[name]
             found = getattr(import_module(f"{_HERE}.{module}"), attribute)
         elif ":" in name:
-            module, _, attribute = name.partition(":")
-            found = getattr(import_module(module), attribute)
+            module, _, attribute = name.rpartition(":")
+            found = getattr(_of_file(Path(module)) if module.endswith(".py") else import_module(module), attribute)
         else:
             entries = [entry for entry in entry_points(group=GROUP) if entry.name == name]
             if not entries:
@@ -63,6 +67,18 @@ def searcher_maker(name: str) -> Maker:
     return maker
 
 
+def _of_file(path: Path) -> ModuleType:
+    """The module of a Python file of the user's."""
+    name = f"worklode_searcher_{path.stem}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"{path} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def _unknown(name: str, problem: str, allowed: str | None = None) -> Fault:
-    known = f"{', '.join(searcher_names())}, or module:Class" if allowed is None else allowed
+    known = f"{', '.join(searcher_names())}, module:Class or file.py:Class" if allowed is None else allowed
     return Fault(where="--searchers", value=repr(name), problem=problem, allowed=known)

@@ -16,15 +16,7 @@ _BLOCK = 4096
 MOST_STARTS = 100
 
 
-class ByFigure:
-    """A searcher that would build the design with the best figure it was told."""
-
-    def recommended(self) -> Point | None:
-        """None: the best figure."""
-        return None
-
-
-class Exhaustive(ByFigure):
+class Exhaustive:
     """Every design within the limits, in the order of their positions in the space."""
 
     def __init__(self, problem: Problem, seed: int, options: None = None) -> None:
@@ -47,7 +39,7 @@ class Exhaustive(ByFigure):
         """Nothing is learnt."""
 
 
-class Random(ByFigure):
+class Random:
     """Designs within the limits, drawn evenly without repetition."""
 
     def __init__(self, problem: Problem, seed: int, options: None = None) -> None:
@@ -80,7 +72,7 @@ class HillClimbingOptions:
     width: int = 8
 
 
-class HillClimbing(ByFigure):
+class HillClimbing:
     """From the budget's design, then from random ones: to a better neighbour until there is none.
 
     A neighbour differs by one step along one axis, or by an exchange of one step up for one step down.

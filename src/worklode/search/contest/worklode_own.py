@@ -15,7 +15,6 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.search.candidate import Candidate
 from worklode.search.certificate import ProofOptions, prove
 from worklode.search.contest.interface import Problem, Told
-from worklode.search.contest.simple import ByFigure
 from worklode.search.grid import Point
 from worklode.search.local import LocalSearch, LocalSearchOptions
 
@@ -37,7 +36,7 @@ class WorklodeOptions:
     prove: bool = True
 
 
-class Worklode(ByFigure):
+class Worklode:
     """The search of `mine`, proof included; it has no use for a seed."""
 
     def __init__(self, problem: Problem, seed: int, options: WorklodeOptions | None = None) -> None:
