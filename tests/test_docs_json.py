@@ -215,6 +215,17 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             ("mine", 3, f"mine net.py:make --area 1mm2 --out infeasible {small}"),
             ("mine", 4, f"mine net.py:make --budget tpuv2 --max-time 1us {small}"),
             ("compare", 0, "compare evaluated mined"),
+            (
+                "bench",
+                0,
+                "bench net.py:make --budget tpuv2 --space space.yaml --searchers worklode,random --seeds 2 "
+                "--evaluations 40 --cpu-time 60s --out benched",
+            ),
+            (
+                "bench",
+                3,
+                "bench net.py:make --area 1mm2 --space space.yaml --searchers random --seeds 1 --out none",
+            ),
             ("failure", 2, "mine net.py:make --area 600"),
             ("failure", 2, "mine net.py:make --batch many"),
         ]
