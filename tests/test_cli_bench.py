@@ -180,6 +180,15 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
     assert {path: after[path] for path in before} == before
 
 
+def test_report_prints_it_again_and_compare_refuses_it(capsys: Captured) -> None:
+    found = document(capsys, *BENCH)
+    del found["run_directory"]
+    assert document(capsys, "report", "out") == found
+    assert cli.run(["report", "out"]) == 0
+    assert "hill" not in capsys.readouterr().out
+    assert "is a bench" in document(capsys, "compare", "out", "out", code=2)["error"]["message"]
+
+
 def test_other_settings_do_not_mix(capsys: Captured) -> None:
     document(capsys, *BENCH)
     failure = document(capsys, *BENCH, "--batch", "8", code=2)
