@@ -392,3 +392,58 @@ def bench(
         resume=resume,
     )
     return run_bench(tuple(workloads or ()), step, request)
+
+
+@app.command()
+def reproduce(
+    models: options.PaperModels = None,
+    budget: Annotated[str, typer.Option("--budget", help="Preset whose area and TDP are the limits.")] = "tpuv2",
+    objective: Annotated[str, typer.Option("--objective", help="throughput or throughput/tdp.")] = "throughput",
+    searchers: Annotated[
+        str | None, typer.Option("--searchers", help="As for bench; default those of the paper.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of every searcher that is random.")] = 1,
+    evaluations: Annotated[int, typer.Option("--evaluations", min=1, help="Designs a run may ask for.")] = 1000,
+    cpu_time: Annotated[
+        str | None, typer.Option("--cpu-time", help="CPU time a run may use, such as 60s.", show_default=False)
+    ] = None,
+    technology: options.Technology = None,
+    no_cache: options.NoCache = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the evaluation, gone on with where it is one.")
+    ] = Path("runs/reproduce"),
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Outcome:
+    """Repeat the paper's evaluation on single devices; interrupted, the same command goes on."""
+    from worklode.cli.benching import BenchOptions
+    from worklode.cli.commands import StepOptions
+    from worklode.cli.reproducing import default_searchers, run_reproduce
+
+    step = StepOptions(
+        batch=None,
+        seq_len=None,
+        optimizer=None,
+        dtype=None,
+        recompute=None,
+        accumulation_steps=None,
+        use_cache=not no_cache,
+        quiet=quiet,
+    )
+    request = BenchOptions(
+        budget=budget,
+        area=None,
+        tdp=None,
+        memory="auto",
+        objective=objective,
+        space=None,
+        searchers=searchers or default_searchers(),
+        seeds=seeds,
+        evaluations=evaluations,
+        cpu_time=cpu_time,
+        mode="split",
+        technology=technology,
+        out=out,
+        resume=None,
+    )
+    return run_reproduce(tuple(models or ()), step, request)

@@ -61,12 +61,12 @@ def run_bench(workloads: tuple[str, ...], step: StepOptions, options: BenchOptio
         workloads, step, options = _resumed(directory, workloads, step, options)
     elif not workloads:
         raise SpecError(Fault(where="bench", problem="no workload", allowed="WORKLOAD..., or --resume DIR"))
-    request, settings = _request(workloads, step, options)
+    request, settings = bench_request(workloads, step, options)
     directory.open(settings)
     with shown_progress(quiet=step.quiet) as progress:
         result = run_cells(request, directory, progress)
     document = result.to_dict()
-    messages = _write(directory, result, document, settings, started, workloads, options)
+    messages = write_bench(directory, result, document, settings, started, workloads, options)
 
     def report() -> Iterable[RenderableType]:
         from worklode.report.bench import bench_report
@@ -79,7 +79,7 @@ def run_bench(workloads: tuple[str, ...], step: StepOptions, options: BenchOptio
     return Outcome(document=document, report=report, messages=messages, exit_code=code)
 
 
-def _request(
+def bench_request(
     workloads: tuple[str, ...], step: StepOptions, options: BenchOptions
 ) -> tuple[BenchRequest, dict[str, Any]]:
     """What is compared, and the settings that decide it."""
@@ -189,7 +189,7 @@ def _resumed(
         raise SpecError(Fault(where=str(directory.path), problem=f"cannot be read: {error}")) from None
 
 
-def _write(
+def write_bench(
     directory: BenchDirectory,
     result: BenchResult,
     document: dict[str, Any],
@@ -197,6 +197,8 @@ def _write(
     started: datetime,
     workloads: tuple[str, ...],
     options: BenchOptions,
+    *,
+    command: str = "bench",
 ) -> tuple[str, ...]:
     """Tables, document and page of a bench; what to tell the user."""
     from worklode.study.bench import write_tables
@@ -204,7 +206,7 @@ def _write(
 
     inputs = [*workloads, *(str(name) for name in (options.budget, options.space, options.technology) if name)]
     content = RunContent(
-        command="bench",
+        command=command,
         arguments=sys.argv[1:],
         inputs=inputs,
         started=started,

@@ -28,6 +28,11 @@ BenchWorkloads = Annotated[
     typer.Argument(metavar="WORKLOAD...", help="Workloads, each compared by itself.", show_default=False),
 ]
 
+PaperModels = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="Workloads; default the paper's eleven models.", show_default=False),
+]
+
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run directory of `mine` or `evaluate --out`.", show_default=False)
 ]

@@ -99,7 +99,9 @@ class BenchResult:
     def _reference(self, name: str) -> dict[str, Any]:
         reference = next(found for found in self.references if found.workload == name)
         thorough, quick = best_known([cell for cell in self.cells if cell.workload == name], reference)
-        return {**asdict(reference), "best_known": thorough, "best_known_quick": quick}
+        facts = asdict(reference)
+        del facts["design"]  # `mine` prints it in full
+        return {**facts, "best_known": thorough, "best_known_quick": quick}
 
     def cell_rows(self) -> list[dict[str, Any]]:
         """One row for every cell: cells.csv."""
@@ -259,6 +261,7 @@ def _reference(made: Contest, baseline: Accelerator | None) -> Reference:
         bound=result.bound,
         cpu_s=cpu_s,
         wall_time_s=wall_time_s,
+        design=None if result.best is None else asdict(result.best.accelerator),
     )
 
 

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct, WhiteKernel
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 
 # Least standard deviation of a prediction that is divided by, over that of the values [1].
 _LEAST_DEVIATION = 1e-9
+# Matrices this small are slower on several threads, all of which would be charged. Made once: it looks through every
+# loaded library.
+_THREADS = ThreadpoolController()
 
 
 class LinearProcess:
@@ -32,14 +35,13 @@ class LinearProcess:
         self.scale = np.where(deviation > 0.0, deviation, 1.0)
         self.least = float(values.min())
         process = GaussianProcessRegressor(DotProduct() + WhiteKernel(), normalize_y=True, copy_X_train=False)
-        # Matrices this small are slower on several threads, which would all be charged.
-        with threadpool_limits(1), warnings.catch_warnings():
+        with _THREADS.limit(limits=1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of a hyperparameter was met
             self.process = process.fit(self._standard(features), values)
 
     def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """[P] mean and standard deviation at features [P, F]."""
-        with threadpool_limits(1):
+        with _THREADS.limit(limits=1):
             mean, deviation = self.process.predict(self._standard(features), return_std=True)
         return np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Reference:
         quick_figure: of the same design, quick schedule.
         bound: no design has a smaller figure, on any schedule; None where no design keeps the limits.
         cpu_s, wall_time_s: that `mine` took, proof and report included [s].
+        design: fields of the best design; None where there is none.
     """
 
     workload: str
@@ -43,6 +44,7 @@ class Reference:
     bound: float | None
     cpu_s: float
     wall_time_s: float
+    design: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
