@@ -237,3 +237,33 @@ def test_a_searcher_that_asks_for_no_design_is_named(capsys: Captured) -> None:
     arguments = ("--space", "space.yaml", "--searchers", "wrong.py:Interrupting", "--out", "out")
     failure = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments, code=2)
     assert "asks for what is no design" in failure["error"]["message"]
+
+
+def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) -> None:
+    arguments = ("reproduce", "net.py:make", "--searchers", "worklode,random,confuciux-like", "--evaluations", "5")
+    found = document(capsys, *arguments, "--out", "out")
+    designs = {row["design"]: row for row in found["designs"]}
+    assert list(designs) == ["tpuv2", "nvdla-like", "individual", "common", "random", "confuciux-like"]
+    assert designs["tpuv2"]["over_budget_throughput"] == 1.0
+    reference = found["bench"]["references"][0]
+    assert designs["individual"]["iteration_time_s"] == reference["figure"]
+    # One model: one design for all is its own.
+    assert designs["common"]["iteration_time_s"] == reference["figure"]
+    # nv_large has 64 x 32 and 32 lanes; TPUv2 has 16 times its MACs.
+    nvdla = designs["nvdla-like"]
+    assert (nvdla["num_tensor_cores"], nvdla["tensor_core_rows"], nvdla["tensor_core_cols"]) == (1, 256, 128)
+    assert (nvdla["num_vector_cores"], nvdla["vector_lanes"]) == (1, 512)
+    for row in found["designs"]:
+        assert row["gap_to_bound"] >= 0.0
+        assert row["over_budget_throughput"] == pytest.approx(row["samples_per_s"] / designs["tpuv2"]["samples_per_s"])
+    headlines = {row["name"]: row for row in found["headlines"]}
+    assert headlines["throughput over the budget's own design"]["ours"] == pytest.approx(
+        designs["individual"]["over_budget_throughput"]
+    )
+    assert headlines["search time of spotlight-like over ours"]["ours"] is None
+    page = Path("out/evaluation.md").read_bytes()
+    with Path("out/evaluation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["samples_per_s"]) for row in rows] == [row["samples_per_s"] for row in found["designs"]]
+    assert document(capsys, *arguments, "--out", "out") == found
+    assert Path("out/evaluation.md").read_bytes() == page

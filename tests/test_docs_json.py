@@ -222,6 +222,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
                 "--evaluations 40 --cpu-time 60s --out benched",
             ),
             (
+                "reproduce",
+                0,
+                "reproduce net.py:make --searchers worklode,spotlight-like-inference --evaluations 2 --out again",
+            ),
+            (
                 "bench",
                 3,
                 "bench net.py:make --area 1mm2 --space space.yaml --searchers random --seeds 1 --out none",

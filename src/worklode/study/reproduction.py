@@ -181,7 +181,7 @@ def _designs(
     model: str, request: BenchRequest, result: BenchResult, budget: Accelerator, common: Mapping[str, Any]
 ) -> Iterator[_Design]:
     """Designs to put on a model; a searcher's is that of its best seed."""
-    yield _Design(name=budget.name, source="preset", accelerator=budget, search_cpu_s=None)
+    yield _Design(name=budget.name or "budget", source="preset", accelerator=budget, search_cpu_s=None)
     yield _Design(
         name=NVDLA_LIKE, source="preset nvdla-large, scaled", accelerator=nvdla_like(budget), search_cpu_s=None
     )
