@@ -193,7 +193,10 @@ def test_other_settings_do_not_mix(capsys: Captured) -> None:
     document(capsys, *BENCH)
     failure = document(capsys, *BENCH, "--batch", "8", code=2)
     assert "was made with another setting" in failure["error"]["message"]
-    assert {fault["path"] for fault in failure["error"]["faults"]} >= {"step"}
+    assert {fault["path"] for fault in failure["error"]["faults"]} >= {"step", "workload_sha256"}
+    Path("net.py").write_text(NET.replace("64, 128", "64, 96").replace("128, 64", "96, 64"))
+    failure = document(capsys, *BENCH, code=2)
+    assert {fault["path"] for fault in failure["error"]["faults"]} == {"limits", "workload_sha256"}
 
 
 def test_tables_fit_a_page(capsys: Captured) -> None:

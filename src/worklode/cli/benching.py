@@ -90,7 +90,7 @@ def bench_request(
     from worklode.search.contest.cell import Budget
     from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
-    from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, source_digest
+    from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, source_digest, workload_digest
     from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
 
     faults = Faults()
@@ -144,7 +144,8 @@ def bench_request(
         "options": _kept(options),
         "limits": [asdict(workload.limits) | _finite_limits(workload.limits) for workload in found],
         "space": asdict(space),
-        "graphs": [_graph_digest(workload.evaluator) for workload in found],
+        "workload_sha256": [workload_digest(workload.evaluator) for workload in found],
+        "file_sha256": _files(options),
         "source_sha256": source_digest(),
     }
     return request, settings
@@ -163,9 +164,16 @@ def _finite_limits(limits: Any) -> dict[str, float | None]:
     return {name: value if value < float("inf") else None for name, value in asdict(limits).items()}
 
 
-def _graph_digest(evaluator: Evaluator) -> dict[str, Any]:
-    summary = evaluator.summary
-    return {"name": summary.name, "operators": summary.operators, "matrix_flops": summary.matrix_flops}
+def _files(options: BenchOptions) -> dict[str, str]:
+    """Digests of the user's files that are read where they lie: constants, and searchers."""
+    from worklode.study.cache import file_digest
+
+    searchers = [name.rpartition(":")[0] for name in options.searchers.split(",")]
+    names = [
+        *(name for name in searchers if name.endswith(".py")),
+        *([str(options.technology)] * bool(options.technology)),
+    ]
+    return {name: file_digest(Path(name)) for name in names}
 
 
 def _resumed(

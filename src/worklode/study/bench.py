@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -176,19 +176,30 @@ def run_bench(request: BenchRequest, directory: BenchDirectory, progress: Progre
         for (name, seed), cell in zip(_cells_of(request), known, strict=True):
             found = cell
             if found is None:
-                _tell(progress, f"{workload.name}: {name}, seed {seed}", len(cells), total)
-                found = run_cell(made, name, makers[name], seed, request.budget)
+                label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {total})"
+                found = run_cell(
+                    made, name, makers[name], seed, request.budget, progress=partial(_tell, progress, label)
+                )
                 directory.write_cell(workload.name, name, seed, found.to_dict())
             cells.append(found)
     return BenchResult(request=request, cells=tuple(cells), references=tuple(references))
 
 
+def workload_digest(evaluator: Evaluator) -> str:
+    """Digest of what of a workload decides its costs and schedules: work, dependences, mode."""
+    arrays = evaluator.arrays
+    digest = hashlib.sha256(repr((evaluator.mode, arrays.items)).encode())
+    for part in (arrays.item_of, arrays.predecessor_start, arrays.predecessor):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
 @cache
 def source_digest() -> str:
-    """Digest of all of worklode's own source: cells of one bench are made by one version."""
+    """Digest of all of worklode's own source and constants: cells of one bench are made by one version."""
     digest = hashlib.sha256()
     root = Path(worklode.__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml", ".json")):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
