@@ -12,7 +12,7 @@ from worklode.search.contest.layers import fastest_options, forward_layers, laye
 from worklode.search.contest.spotlight import SpotlightInference, SpotlightTraining
 
 
-def drawn(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def drawn(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     features = random.normal(size=(count, 5)) * [1.0, 10.0, 0.1, 3.0, 0.0]
     values = features @ [0.5, -0.2, 4.0, 0.0, 7.0] + 2.0 + 0.1 * random.normal(size=count)
