@@ -65,7 +65,8 @@ def _lines(document: Document) -> Iterator[str]:
     yield f"Budget: that of {document['budget']}. {bench['objective']}; {budget_text(bench)}.\n"
     yield "## Headlines\n"
     yield from _table([headline_row(found) for found in document["headlines"]])
-    yield "Ratios are geometric means over the models, with the least and the greatest. Search times are CPU seconds.\n"
+    yield "Ratios are geometric means over the models, with the least and the greatest. Search times are CPU seconds, and "
+    yield "compared only where a search came to its own end and was not stopped by the budget of its run.\n"
     yield WHY
     yield "## Throughput over the budget's own design\n"
     yield from _table(_matrix(document, "over_budget_throughput"))
@@ -107,7 +108,7 @@ def design_row(row: Document) -> dict[str, str]:
         "x": ratio(row["over_budget_throughput"]),
         "per W, x": ratio(row["over_budget_throughput_per_tdp"]),
         "gap": percent(row["gap_to_bound"]),
-        "search": seconds(row["search_cpu_s"]),
+        "search": seconds(row["search_cpu_s"]) + ("" if row["search_finished"] else " (stopped)"),
     }
 
 

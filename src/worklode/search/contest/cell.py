@@ -9,7 +9,7 @@ from typing import Any
 
 from worklode.errors import Fault, SpecError
 from worklode.search.contest.interface import Problem, Searcher, SelfJudging, Told
-from worklode.search.contest.judging import Contest, evaluated, judged, thorough_figure
+from worklode.search.contest.judging import Contest, evaluated, judged, thorough_figure, verify_design
 from worklode.search.grid import Point
 
 # Raised when a cell changes its meaning.
@@ -235,6 +235,8 @@ class _Run:
         finals = [(thorough_figure(self.problem, point), point) for point in self._finalists()]
         finalists_cpu_s = time.process_time() - started_s
         figure, point = min(finals, default=(None, None))
+        if point is not None:
+            verify_design(self.problem, point)
         return Cell(
             workload=self.contest.name,
             searcher=self.name,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.cost.model import CostModel
+from worklode.schedule.verify import verify
 from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.contest.interface import Problem, Told
 from worklode.search.evaluate import Evaluator, Figures, silicon
@@ -117,6 +118,18 @@ def judged(contest: Contest, problem: Problem, point: Point) -> tuple[Told, floa
 def thorough_figure(problem: Problem, point: Point) -> float:
     """The figure of a design on thorough schedules, as `mine` reports it."""
     return _candidate(problem, point, thorough=True).figure
+
+
+def verify_design(problem: Problem, point: Point) -> None:
+    """Verify the thorough schedules of a design.
+
+    Raises:
+        InternalError: a schedule that cannot be.
+    """
+    accelerator = problem.grid.accelerator(point)
+    for evaluator in problem.evaluators:
+        step = evaluator.reported_step(accelerator)
+        verify(step.problem, step.schedule)
 
 
 def _candidate(problem: Problem, point: Point, *, thorough: bool) -> Candidate:
