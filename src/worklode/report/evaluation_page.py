@@ -40,6 +40,12 @@ What differs, by construction:
 """
 
 
+RATIOS = """\
+Ratios are geometric means over the models, with the least and the greatest. Search times are CPU seconds, compared only
+where a search came to its own end and was not stopped by the budget of its run.
+"""
+
+
 def evaluation_report(document: Document) -> Iterator[RenderableType]:
     """Tables of a document of `reproduce`."""
     from rich.text import Text
@@ -65,8 +71,7 @@ def _lines(document: Document) -> Iterator[str]:
     yield f"Budget: that of {document['budget']}. {bench['objective']}; {budget_text(bench)}.\n"
     yield "## Headlines\n"
     yield from _table([headline_row(found) for found in document["headlines"]])
-    yield "Ratios are geometric means over the models, with the least and the greatest. Search times are CPU seconds, and "
-    yield "compared only where a search came to its own end and was not stopped by the budget of its run.\n"
+    yield RATIOS
     yield WHY
     yield "## Throughput over the budget's own design\n"
     yield from _table(_matrix(document, "over_budget_throughput"))
