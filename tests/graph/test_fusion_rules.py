@@ -52,6 +52,19 @@ def test_everything_behind_a_product_is_its_epilogue() -> None:
     assert operator.work.vector_elements == size + width + size + size + size  # product, bias, residual; result, mask
 
 
+def test_kernels_of_a_program_are_all_there_is() -> None:
+    tokens, width = 64, 32
+
+    def made(*kernels: set[str]) -> list[str]:
+        options = FusionOptions(kernels=tuple(frozenset(kernel) for kernel in kernels))
+        return names(fused(linear_gelu_dropout_residual(tokens, width), options))
+
+    assert made({"native_dropout", "add"}) == ["mm", "add", "gelu", "native_dropout+add"]
+    assert made({"mm", "add"}, {"gelu", "native_dropout"}) == ["mm+add", "gelu+native_dropout", "add"]
+    assert made({"mm", "add", "gelu", "native_dropout"}) == ["mm+add+gelu+native_dropout+add"]
+    assert made({"nothing"}) == ["mm", "add", "gelu", "native_dropout", "add"]
+
+
 def test_training_of_two_linear_layers() -> None:
     graph = fused(linear_gelu_training())
     assert names(graph) == ["mm+add+gelu", "mm", "loss_backward", "mm+gelu_backward+sum", "mm", "mm", "mm"]

@@ -195,6 +195,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert (inner.devices, inner.tree, inner.burst_bytes_per_s, inner.bulk_latency_s) == (4, False, 3e11, 1e-6)
     assert (outer.devices, outer.tree, outer.burst_bytes_per_s, outer.reduction_share) == (None, True, 2.5e10, 0.5)
     assert found == replace(found, levels=(inner, outer))
+    assert found.collective_cores == 0
+    assert read("collective_cores: {value: 24, source: mine}\n" + SOUND, tmp_path).collective_cores == 24
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("start: 8us", "start: 8us\nstart_s: 1e-6", "start_s: says the same as start"),
         ("start: 8us", "begin: 8us", "begin: unknown key"),
         ("copy: 600GB/s", "copy: 0GB/s", "copy: "),
+        ("start: 8us", "start: 8us\ncollective_cores: 1.5", "collective_cores: must be a whole number"),
         ("devices: 4", "devices: 0", "levels[0].devices: is out of range"),
         ("devices: 4, ", "", "levels[0].devices: is missing: only an outermost switch"),
         ("devices: 4", "devices: 4, dimensions: [2, 2]", "levels[0].dimensions: only a torus has dimensions"),

@@ -44,7 +44,8 @@ def plain_time(
 
     def operator_s(u: int, held: float) -> float:
         shows = how["exposed"] and not how["streams"][u]
-        return (hypot(held, moving[u]) if shows else max(held, moving[u])) + float(how["start_s"])
+        lasts = (hypot(held, moving[u]) if shows else max(held, moving[u])) + float(how["start_s"])
+        return max(lasts, float(how["exchanging_s"][u]))
 
     p, q = cores
     moving = [each / bandwidth for each in b]
@@ -74,9 +75,10 @@ def test_kernel_equals_the_formulas(random: Random, share: bool, exposed: bool) 
     shape, width, size = (np.array([row]) for row in rows)
     of_design = (np.array([float(figure)]) for figure in (p, q, bandwidth))
     streams = np.array([random.random() < 0.5 for _ in range(items)])
+    exchanging = np.array([random.choice([0.0, 0.0, random.random()]) for _ in range(items)])
     tables = t, v, w, b, count, on_path, shape, width, size
-    found = cast(Any, serial_times)(*tables, *of_design, share, streams, exposed, 0.01)[0]
-    how = {"share": share, "exposed": exposed, "streams": streams, "start_s": 0.01}
+    found = cast(Any, serial_times)(*tables, *of_design, share, streams, exposed, 0.01, exchanging)[0]
+    how = {"share": share, "exposed": exposed, "streams": streams, "start_s": 0.01, "exchanging_s": exchanging}
     of_item = t[rows[0]], v[rows[1]], w[rows[1]], b[rows[2]]
     assert found == pytest.approx(plain_time(*of_item, count, on_path, (p, q), bandwidth, how))
 

@@ -13,14 +13,16 @@ pytest.importorskip("torch", reason="workloads are captured with torch")
 
 from worklode import api
 from worklode.errors import SpecError
+from worklode.graph.fusion import FusionOptions
 from worklode.graph.training_graph import TrainingGraph
 from worklode.hardware.network import Network
 from worklode.hardware.network_file import load_network
 from worklode.hardware.presets import load_preset
 from worklode.hardware.technology import load_technology
+from worklode.partition.stage_memory import StateRule
 from worklode.search.evaluate import Evaluator
 from worklode.search.parallel import ParallelSetting, with_nodes_of
-from worklode.search.segment_costs import in_streams_s
+from worklode.search.streams import in_streams_s
 from worklode.search.training_step import ParallelEvaluation, divided_model, evaluate_divided, evaluate_parallel
 
 LAYERS = 8
@@ -92,9 +94,8 @@ def test_equal_stages_take_the_closed_form() -> None:
     for schedule in ("1f1b", "gpipe"):
         changed = api.parallel_setting(pipeline=4, global_batch=12, overlap_sends=True, schedule=schedule)
         found = evaluate_divided(model, load_preset("a100-80gb"), changed, quiet, places=[layer] * 8)
-        one = evaluate_divided(
-            model, load_preset("a100-80gb"), api.parallel_setting(global_batch=1), None, places=[layer] * 2
-        )
+        adding = replace(api.parallel_setting(global_batch=1), add_first=True)
+        one = evaluate_divided(model, load_preset("a100-80gb"), adding, None, places=[layer] * 2)
         expected = (12 + 4 - 1) * one.timeline.makespan_s
         assert found.timeline.makespan_s == pytest.approx(expected, rel=1e-3)
         assert found.timeline.bubble_fraction == pytest.approx(3 / 15, rel=2e-3)
@@ -142,6 +143,38 @@ def test_kernels_in_line_take_the_sum_of_their_times() -> None:
         total += min(max(problem.compute_s[o], problem.hbm_bytes[o] / problem.hbm_bytes_per_s) for o in options)
     for blocking in (False, True):
         assert np.allclose(in_streams_s(evaluator, step, blocking=blocking), total)
+
+
+def test_gradients_are_added_in_kernels_of_their_own_or_in_products() -> None:
+    chip, technology, model_bytes = load_preset("a100-80gb"), load_technology(None), 0
+    took = {}
+    for epilogues in (False, True):
+        fusion = FusionOptions(attention=False, epilogues=epilogues, prologues=False)
+        for add_first in (False, True):
+            setting = replace(api.parallel_setting(), execution="one-stream", add_first=add_first)
+            found = evaluate_parallel(captured(), chip, setting, technology, fusion=fusion)
+            took[epilogues, add_first] = found.timeline.makespan_s
+        model = divided_model(captured(), api.parallel_setting(), technology, fusion=fusion)
+        places = range(len(model.divided.segments))
+        model_bytes = model.memory.model_state(places, StateRule.CAPTURED).gradients
+    names = {name for segment in model.divided.segments for name in segment.parameters}
+    alone_s = took[False, True] - took[False, False]
+    least_s = 3 * model_bytes / chip.sustained_hbm_bytes_per_s  # read the gradient, read and write the sum
+    start_s = chip.operator_start_s + chip.operator_fill_s
+    # A tied table makes two gradients, each read and written once more.
+    assert least_s < alone_s < 1.5 * least_s + 2 * start_s * len(names)
+    assert 0 < took[True, True] - took[True, False] < 0.7 * alone_s
+
+
+@pytest.mark.parametrize(
+    ("zero", "state", "expected"), [(0, "captured", ""), (1, "mixed-18", "float32"), (2, "captured", None)]
+)
+def test_what_gradients_are_added_in(zero: int, state: str, expected: str | None) -> None:
+    setting = ParallelSetting(global_batch=2, zero=zero, state=StateRule(state))
+    assert setting.sums == expected
+    alone = ParallelSetting(zero=zero, state=StateRule(state))
+    assert alone.sums is None
+    assert replace(alone, add_first=True).sums == expected
 
 
 def test_gradients_beside_computation_take_no_longer() -> None:

@@ -213,11 +213,25 @@ def mine(
         typer.Option("--out", "-o", help="Run directory; default runs/WORKLOAD-N here.", show_default=False),
     ] = None,
     uncertainty: options.Uncertainty = False,
+    devices: options.Devices = None,
+    pipeline: options.Pipeline = None,
+    tensor: options.Tensor = None,
+    data: options.Data = None,
+    global_batch: options.GlobalBatch = None,
+    microbatch: options.Microbatch = None,
+    schedule: options.PipelineOrder = None,
+    sequence_parallel: options.SequenceParallel = False,
+    zero: options.Zero = None,
+    nodes_of: options.NodesOf = None,
+    network: options.NetworkName = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
     """Find the accelerator that trains the workload best within a silicon budget."""
-    from worklode.cli.commands import MineRequest, StepOptions, run_mine
+    from worklode.cli.commands import StepOptions, run_mine
+    from worklode.cli.mine_request import MineRequest
+    from worklode.cli.mining_parallel import run_mine_parallel
+    from worklode.cli.parallel import ParallelOptions
 
     step = StepOptions(
         batch=batch,
@@ -245,6 +259,20 @@ def mine(
         out=out,
         uncertain=uncertainty,
     )
+    setting = ParallelOptions(
+        pipeline=pipeline,
+        tensor=tensor,
+        data=data,
+        global_batch=global_batch,
+        microbatch=microbatch,
+        schedule=schedule,
+        sequence_parallel=sequence_parallel,
+        zero=zero,
+        nodes_of=nodes_of,
+        network=network,
+    )
+    if setting.given or devices is not None:
+        return run_mine_parallel(tuple(workloads), step, request, setting, devices=devices)
     return run_mine(tuple(workloads), step, request)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklode.cli.commands import StepOptions, _capture
+from worklode.cli.commands import StepOptions, captured
 from worklode.cli.faults import Faults
 from worklode.cli.options import MemoryRule, ModeName
 from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, Outcome
@@ -118,14 +118,14 @@ def bench_request(
     if space_file is not None:
         space = faults.collect(lambda: load_space(space_file, space)) or space
     faults.finish()
-    graphs = [faults.collect(partial(_capture, name, step)) for name in workloads]
+    graphs = [faults.collect(partial(captured, name, step)) for name in workloads]
     faults.finish()
     assert constants is not None and objective is not None and cell_budget is not None
     found = []
     for name, graph in zip(workloads, graphs, strict=True):
         assert graph is not None
         evaluator: Evaluator = api.evaluator(graph, mode=options.mode, technology=constants)
-        limits: Limits = api.limits_of(
+        limits: Limits = api.workload_limits(
             [evaluator], space, constants, budget=baseline, area_mm2=area_mm2, tdp_w=tdp_w, memory=options.memory
         )
         found.append(BenchWorkload(name=name, evaluator=evaluator, limits=limits))

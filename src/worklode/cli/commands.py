@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worklode.cli.faults import Faults
-from worklode.cli.options import MemoryRule, ModeName
+from worklode.cli.mine_request import MineRequest, checked
+from worklode.cli.options import ModeName
 from worklode.cli.outcome import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
 from worklode.cli.progress import shown_progress
 from worklode.errors import SpecError
@@ -46,32 +47,12 @@ class StepOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MineRequest:
-    """Options of `mine` as they were typed."""
-
-    budget: str | None
-    area: str | None
-    tdp: str | None
-    memory: MemoryRule
-    objective: str
-    top_k: int
-    space: Path | None
-    max_time: str | None
-    evaluations: int | None
-    workers: int
-    mode: ModeName
-    technology: Path | None
-    out: Path | None
-    uncertain: bool = False
-
-
 def run_capture(workload: str, step: StepOptions, *, out: Path | None, fused: bool) -> Outcome:
     """Capture a workload; save it and show its fusion where asked."""
     from worklode.graph.file import save_graph
     from worklode.search.evaluation import coverage, workload_summary
 
-    graph = _capture(workload, step)
+    graph = captured(workload, step)
     document: dict[str, Any] = {
         "workload": workload_summary(graph).to_dict(),
         "coverage": coverage(graph).to_dict(),
@@ -116,7 +97,7 @@ def run_evaluate(
     constants = faults.collect(lambda: load_technology(technology))
     if out is not None:
         faults.collect(lambda: check_destination(out))
-    graph = faults.collect(lambda: _capture(workload, step))
+    graph = faults.collect(lambda: captured(workload, step))
     faults.finish()
     assert accelerator is not None and graph is not None
 
@@ -132,11 +113,11 @@ def run_evaluate(
         content = RunContent(
             command="evaluate",
             arguments=sys.argv[1:],
-            inputs=_names(workload, on, technology),
+            inputs=names_of(workload, on, technology),
             started=started,
             finished=datetime.now(UTC).astimezone(),
             config={
-                "workloads": [_workload_config(workload, evaluator)],
+                "workloads": [workload_config(workload, evaluator)],
                 "on": asdict(accelerator),
                 "mode": mode,
                 "technology": technology,
@@ -144,7 +125,7 @@ def run_evaluate(
             result=document,
             trace=_trace(evaluator, accelerator),
         )
-        messages = _keep(document, lambda: write_run(content, out=out, name=workload))
+        messages = kept(document, lambda: write_run(content, out=out, name=workload))
 
     def report() -> Iterable[RenderableType]:
         from worklode.report.table import evaluation_report
@@ -158,65 +139,46 @@ def run_evaluate(
 def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest) -> Outcome:
     """Mine a design for workloads, and write the run directory."""
     from worklode import api
-    from worklode.hardware.presets import load_accelerator
-    from worklode.hardware.space import default_space, load_space
-    from worklode.hardware.technology import load_technology
     from worklode.search.evaluation import workload_summary
-    from worklode.search.objective import Objective
     from worklode.search.overlay import idle_overlay
-    from worklode.study.run_directory import check_destination
-    from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
 
     started = datetime.now(UTC).astimezone()
     faults = Faults()
-    budget, area, tdp, space_file, max_time, out = (
-        request.budget, request.area, request.tdp, request.space, request.max_time, request.out
-    )  # fmt: skip
-    baseline = None if budget is None else faults.collect(lambda: load_accelerator(budget, where="--budget"))
-    area_mm2 = None if area is None else faults.collect(lambda: parse_area_mm2(area, where="--area"))
-    tdp_w = None if tdp is None else faults.collect(lambda: parse_power_w(tdp, where="--tdp"))
-    max_time_s = None if max_time is None else faults.collect(lambda: parse_time_s(max_time, where="--max-time"))
-    objective = faults.collect(lambda: Objective.parse(request.objective))
-    constants = faults.collect(lambda: load_technology(request.technology))
-    if budget is None and area is None and tdp is None:
-        faults.add("mine", "no silicon budget", "--budget PRESET, or --area and/or --tdp")
-    faults.collect(lambda: check_destination(out))
-    space = default_space(baseline)
-    if space_file is not None:
-        space = faults.collect(lambda: load_space(space_file, space)) or space
+    asked = checked(request, faults)
     faults.collect(lambda: api.capture_options(**step.given()).check())
     faults.finish()
 
-    graphs = [faults.collect(partial(_capture, name, step)) for name in workloads]
+    graphs = [faults.collect(partial(captured, name, step)) for name in workloads]
     faults.finish()
-    captured = [graph for graph in graphs if graph is not None]
-    evaluators = [api.evaluator(graph, mode=request.mode, technology=constants) for graph in captured]
+    found = [graph for graph in graphs if graph is not None]
+    evaluators = [api.evaluator(graph, mode=request.mode, technology=asked.constants) for graph in found]
     with shown_progress(quiet=step.quiet) as progress:
         result = api.mine(
             evaluators,
-            budget=baseline,
-            area_mm2=area_mm2,
-            tdp_w=tdp_w,
+            budget=asked.baseline,
+            area_mm2=asked.area_mm2,
+            tdp_w=asked.tdp_w,
             memory=request.memory,
-            objective=objective or request.objective,
-            space=space,
-            technology=constants,
+            objective=asked.objective,
+            space=asked.space,
+            technology=asked.constants,
             top_k=request.top_k,
-            max_time_s=max_time_s,
+            max_time_s=asked.max_time_s,
             evaluations=request.evaluations,
             workers=request.workers,
             progress=progress,
         )
     document = result.to_dict()
     # An infeasible result evaluated nothing that could describe the workloads.
-    document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in captured]
+    document["workload"] = document["workload"] or [workload_summary(graph).to_dict() for graph in found]
     if request.uncertain:
-        document.update(_uncertain(evaluators, result, baseline))
-    designs = [baseline] if baseline is not None else []
+        document.update(_uncertain(evaluators, result, asked.baseline))
+    designs = [asked.baseline] if asked.baseline is not None else []
     designs += [candidate.accelerator for candidate in result.search.candidates]
     document["warnings"] += idle_overlay(evaluators[0].technology, designs, ranges=request.uncertain)
-    messages = _keep(
-        document, lambda: _write_mining(workloads, evaluators, request, result, document, space=space, started=started)
+    messages = kept(
+        document,
+        lambda: _write_mining(workloads, evaluators, request, result, document, space=asked.space, started=started),
     )
 
     def report() -> Iterable[RenderableType]:
@@ -250,7 +212,7 @@ def _uncertain(evaluators: Sequence[Evaluator], result: MiningResult, baseline: 
     return found
 
 
-def _keep(document: dict[str, Any], write: Callable[[], Path]) -> tuple[str, ...]:
+def kept(document: dict[str, Any], write: Callable[[], Path]) -> tuple[str, ...]:
     """Write the run directory and name it in the document; what to tell the user.
 
     Where it cannot be written after all (a full disk), the result is printed all the same: it may have taken long.
@@ -280,11 +242,11 @@ def _write_mining(
     content = RunContent(
         command="mine",
         arguments=sys.argv[1:],
-        inputs=_names(*workloads, request.budget, request.space, request.technology),
+        inputs=names_of(*workloads, request.budget, request.space, request.technology),
         started=started,
         finished=datetime.now(UTC).astimezone(),
         config={
-            "workloads": [_workload_config(name, found) for name, found in zip(workloads, evaluators, strict=True)],
+            "workloads": [workload_config(name, found) for name, found in zip(workloads, evaluators, strict=True)],
             "budget": request.budget,
             "limits": document["constraints"],
             "objective": document["objective"],
@@ -303,7 +265,8 @@ def _write_mining(
     return write_run(content, out=request.out, name="-".join(workloads))
 
 
-def _capture(workload: str, step: StepOptions) -> TrainingGraph:
+def captured(workload: str, step: StepOptions) -> TrainingGraph:
+    """The captured step of a workload."""
     from worklode import api
 
     with shown_progress(quiet=step.quiet) as progress:
@@ -320,11 +283,13 @@ def _notes(*, quiet: bool) -> Callable[[str], None]:
     return note
 
 
-def _names(*inputs: str | Path | None) -> tuple[str, ...]:
+def names_of(*inputs: str | Path | None) -> tuple[str, ...]:
+    """Inputs of a run as they were typed, those that were."""
     return tuple(str(name) for name in inputs if name is not None)
 
 
-def _workload_config(name: str, evaluator: Evaluator) -> dict[str, Any]:
+def workload_config(name: str, evaluator: Evaluator) -> dict[str, Any]:
+    """A workload as the configuration of a run has it."""
     return {"workload": name, "options": dict(evaluator.summary.options)}
 
 

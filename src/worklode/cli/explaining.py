@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worklode.cli.commands import StepOptions, _capture
+from worklode.cli.commands import StepOptions, captured
 from worklode.cli.faults import Faults
 from worklode.cli.options import FigureName
 from worklode.cli.outcome import Outcome
@@ -39,7 +39,7 @@ def run_explain(
         tree = explanation.explain_tdp(accelerator, constants, sources)
     else:
         assert workload is not None
-        evaluator = api.evaluator(_capture(workload, step), technology=constants)
+        evaluator = api.evaluator(captured(workload, step), technology=constants)
         explain = explanation.explain_time if figure == "time" else explanation.explain_energy
         tree = explain(evaluator, accelerator, sources)
     document: dict[str, Any] = {

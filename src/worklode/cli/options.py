@@ -87,6 +87,15 @@ NoCache = Annotated[
 ]
 
 _PARALLEL = "Parallel setting"
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        help="So many devices: pipeline, tensor, data, microbatch and recomputation are chosen too, where not given.",
+        rich_help_panel=_PARALLEL,
+        show_default=False,
+    ),
+]
 Pipeline = Annotated[
     int | None, typer.Option("--pipeline", help="Stages in a row.", rich_help_panel=_PARALLEL, show_default=False)
 ]

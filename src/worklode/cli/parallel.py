@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worklode.cli.commands import StepOptions, _capture
+from worklode.cli.commands import StepOptions, captured
 from worklode.cli.faults import Faults
 from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, Outcome
 from worklode.errors import SpecError
@@ -55,7 +55,7 @@ def run_parallel(
     faults = Faults()
     if refused:
         faults.add(refused, "does not go with a parallel setting", "leave it out")
-    setting = faults.collect(lambda: _setting(step, options))
+    setting = faults.collect(lambda: setting_of(step, options))
     accelerator = faults.collect(lambda: load_accelerator(on, where="--on"))
     constants = faults.collect(lambda: load_technology(technology))
     network = None
@@ -65,7 +65,7 @@ def run_parallel(
         )
     faults.finish()
     assert setting is not None and accelerator is not None and constants is not None
-    graph = _capture(workload, replace(step, batch=setting.microbatch, recompute=None))
+    graph = captured(workload, replace(step, batch=setting.microbatch, recompute=None))
     found = api.evaluate_setting(graph, accelerator, setting, network=network, technology=constants)
     document = parallel_document(found, graph, constants)
 
@@ -77,7 +77,12 @@ def run_parallel(
     return Outcome(document=document, report=report, exit_code=EXIT_OK if found.fits else EXIT_INFEASIBLE)
 
 
-def _setting(step: StepOptions, options: ParallelOptions) -> ParallelSetting:
+def setting_of(step: StepOptions, options: ParallelOptions) -> ParallelSetting:
+    """The setting that was typed.
+
+    Raises:
+        SpecError: every fault of it.
+    """
     from worklode import api
 
     data, microbatch = options.data or 1, options.microbatch or step.batch or 1

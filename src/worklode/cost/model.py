@@ -309,6 +309,16 @@ class CostModel:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
         return np.asarray(self._arrays.fixed_bytes + self._reread_at(_sram_index(sram_bytes)))
 
+    def exchanging_s(self, communication_s: CommunicationTimes | None) -> Floats:
+        """[U] time of the items that are collectives, 0 for all others [s].
+
+        Raises:
+            SpecError: there are collectives and no times for them.
+        """
+        found = np.zeros(len(self._arrays))
+        found[self._arrays.collectives] = self._exchanging_s(communication_s)
+        return found
+
     def bounds(self, designs: Design, counts: ArrayLike | None = None) -> WorkBounds:
         """Lower bounds of the work of one iteration on D designs, free of the numbers of cores.
 

@@ -64,6 +64,8 @@ class Network:
         eager_share: share of the bandwidth that the protocol of short messages reaches [1]; 1 where there is only one.
         copy_bytes_per_s: rate at which a device moves the part it keeps from its input to its output [bytes/s]; None
             where that costs nothing.
+        collective_cores: vector cores of a device that a collective holds while it runs [count]; kernels beside it have
+            the others.
     """
 
     name: str = ""
@@ -72,6 +74,7 @@ class Network:
     bulk_start_s: float = 0.0
     eager_share: float = 1.0
     copy_bytes_per_s: float | None = None
+    collective_cores: int = 0
 
     @property
     def most_devices(self) -> int | None:

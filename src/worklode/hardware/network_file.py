@@ -176,6 +176,8 @@ def _value(reader: SpecReader, key: str, field: str, value: object, path: str) -
         return reader.number(value, path, least=0.0, most=1.0)
     if field in _SHARES:
         return reader.number(value, path, above=0.0, most=1.0)
+    if field == "collective_cores":
+        return reader.whole(value, path, least=0, most=_MOST_DEVICES)
     if field == "devices":
         return reader.whole(value, path, least=1, most=_MOST_DEVICES)
     if field == "topology":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from worklode.graph.operator import Phase
 from worklode.partition.recompute import RecomputePolicy, recompute
@@ -101,13 +102,9 @@ def _changes(
         for level in ZERO_LEVELS:
             if level > options.zero:
                 yield f"ZeRO-{level}", model.stage(chunks, in_flight, replace(options, zero=level)).total, True
+    for policy, other in _recomputing(model):
+        yield f"{policy} recomputation", other.stage(chunks, in_flight, options).total, True
     graph = model.divided.graph
-    if not any(operator.phase is Phase.RECOMPUTE for operator in graph.operators):
-        for policy in (RecomputePolicy.SELECTIVE, RecomputePolicy.FULL):
-            changed = recompute(graph, policy)
-            if changed.operators:
-                other = MemoryModel(segments(changed.graph))
-                yield f"{policy} recomputation", other.stage(chunks, in_flight, options).total, True
     held = memory.parameters + memory.gradients + memory.optimizer_state
     passing = memory.activations + memory.working_set
     if all(stop - first > 1 for first, stop in chunks):
@@ -115,6 +112,24 @@ def _changes(
     yield "twice the tensor-parallel width", memory.buffers + (held + passing) // 2, False
     if graph.info.samples > 1:
         yield "half the microbatch", held + memory.buffers + passing // 2, False
+
+
+def _recomputing(model: MemoryModel) -> tuple[tuple[RecomputePolicy, MemoryModel], ...]:
+    """The model with every policy that repeats anything; none where it recomputes already. Kept: stages all ask."""
+    known = _REMEMBERED.get(model)
+    if known is None:
+        graph, found = model.divided.graph, []
+        if not any(operator.phase is Phase.RECOMPUTE for operator in graph.operators):
+            for policy in (RecomputePolicy.SELECTIVE, RecomputePolicy.FULL):
+                changed = recompute(graph, policy)
+                if changed.operators:
+                    found.append((policy, MemoryModel(segments(changed.graph))))
+        known = _REMEMBERED[model] = tuple(found)
+    return known
+
+
+# Variants of models as long as these live.
+_REMEMBERED: WeakKeyDictionary[MemoryModel, tuple[tuple[RecomputePolicy, MemoryModel], ...]] = WeakKeyDictionary()
 
 
 def _halved_stage(

@@ -76,7 +76,7 @@ def row_text(row: Document, objective: str) -> dict[str, str]:
         "seeds": str(row["seeds"]),
         "designs": count(row["evaluations"]),
         "final": write(row["final_figure"]),
-        "over": MISSING if over is None else f"{(over - 1.0) * 100.0:.2f} %",
+        "over": MISSING if over is None else f"{plain('')(max(over - 1.0, 0.0) * 100.0)} %",
         "gap": percent(row["gap_to_bound"]),
         "arrived": f"{row['arrived'] * 100.0:.0f} %",
         "after": count(row["evaluations_to_arrive"]),

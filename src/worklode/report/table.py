@@ -19,33 +19,33 @@ _flops = si("FLOP")
 
 def evaluation_report(document: Document) -> Iterator[RenderableType]:
     """What `evaluate` prints: the workload, the design and its figures, area and power by part, memory, warnings."""
-    yield _title("Evaluation", document)
+    yield title("Evaluation", document)
     yield _figures(("", ""), lambda row: (row.text(document),))
     yield from _uncertainty(document)
     yield from _split_tables(document)
-    yield from _notes(document)
+    yield from notes(document)
 
 
 def mining_report(document: Document) -> Iterator[RenderableType]:
     """What `mine` prints: best design beside the baseline, the next best, how the search went, warnings."""
     best = document.get("best")
-    yield _title("Mining", {**document, "workload": document.get("workload") or (best or {}).get("workload")})
+    yield title("Mining", {**document, "workload": document.get("workload") or (best or {}).get("workload")})
     if best is None:
-        yield from _infeasible(document)
+        yield from infeasible_lines(document)
         return
-    yield _comparison(best, document.get("budget_baseline"))
+    yield comparison_table(best, document.get("budget_baseline"))
     yield from _per_workload(best, document.get("budget_baseline"))
     yield from _verdict(document)
     yield from _uncertainty(document)
     yield from _split_tables(best)
-    yield from _top_k(document.get("top_k", ()))
+    yield from top_k_table(document.get("top_k", ()))
     yield from _search(document)
-    yield from _notes(document)
+    yield from notes(document)
 
 
 def capture_report(document: Document) -> Iterator[RenderableType]:
     """What `capture` prints: size and work of the step, and how much of it is costed exactly."""
-    yield _title("Captured", document)
+    yield title("Captured", document)
     workload = document["workload"]
     table = _grid("", "")
     _add(table, "parameters", f"{count(workload['parameters'])} ({count(workload['trainable_parameters'])} trainable)")
@@ -67,7 +67,7 @@ def capture_report(document: Document) -> Iterator[RenderableType]:
         _add(table, "graph file", str(document["graph_file"]))
     yield table
     yield from _fusion(document.get("fusion"))
-    yield from _notes(workload)
+    yield from notes(workload)
 
 
 def _fusion(fusion: Document | None) -> Iterator[RenderableType]:
@@ -150,33 +150,39 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def _title(what: str, document: Document) -> RenderableType:
+def title(what: str, document: Document) -> RenderableType:
+    """What was done with which workloads."""
     from rich.text import Text
 
     workload = document.get("workload") or {}
     names = [w["name"] for w in workload] if isinstance(workload, list | tuple) else [workload.get("name", "")]
     design = (document.get("accelerator") or {}).get("name")
-    title = f"{what}: {', '.join(name for name in names if name)}" + (f" on {design}" if design else "")
-    return Text(title + "\n", style="bold")
+    heading = f"{what}: {', '.join(name for name in names if name)}" + (f" on {design}" if design else "")
+    return Text(heading + "\n", style="bold")
 
 
-def _figures(columns: tuple[str, ...], cells: Callable[[Row], tuple[str, ...]]) -> Table:
+def _figures(
+    columns: tuple[str, ...], cells: Callable[[Row], tuple[str, ...]], figures: Sequence[Row] = FIGURE_ROWS
+) -> Table:
     """The rows of a design, a blank line, and the rows of what it does."""
     table = _grid(*columns)
     for row in DESIGN_ROWS:
         _add(table, row.label, *cells(row))
     _add(table)
-    for row in FIGURE_ROWS:
+    for row in figures:
         _add(table, row.label, *cells(row))
     return table
 
 
-def _comparison(best: Document, baseline: Document | None) -> Table:
+def comparison_table(best: Document, baseline: Document | None, figures: Sequence[Row] = FIGURE_ROWS) -> Table:
+    """The best design beside the budget's own, with the gain of every figure."""
     if baseline is None:
-        return _figures(("", "best design"), lambda row: (row.text(best),))
+        return _figures(("", "best design"), lambda row: (row.text(best),), figures)
     name = baseline["accelerator"].get("name") or "budget"
     return _figures(
-        ("", "best design", name, "gain"), lambda row: (row.text(best), row.text(baseline), _gain(row, best, baseline))
+        ("", "best design", name, "gain"),
+        lambda row: (row.text(best), row.text(baseline), _gain(row, best, baseline)),
+        figures,
     )
 
 
@@ -294,10 +300,11 @@ def _share(parts: Mapping[str, float], part: str) -> str:
     return percent(parts[part] / total) if part in parts and total else MISSING
 
 
-def _top_k(designs: Sequence[Document]) -> Iterator[RenderableType]:
+def top_k_table(designs: Sequence[Document], heading: str = "Best designs") -> Iterator[RenderableType]:
+    """The best designs, one a line."""
     if not designs:
         return
-    table = _table(title="Best designs", title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
+    table = _table(title=heading, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
     for column in ("#", "tensor cores", "vector", "SRAM", "HBM", "mm2", "W", "time", "samples/s", "per W"):
         table.add_column(column, justify="right", no_wrap=True)
     for rank, design in enumerate(designs, start=1):
@@ -347,7 +354,8 @@ def _search(document: Document) -> Iterator[RenderableType]:
 _LIMITS = {"area_mm2": ("area", area), "tdp_w": ("TDP", power), "hbm_bytes": ("HBM", size)}
 
 
-def _infeasible(document: Document) -> Iterator[RenderableType]:
+def infeasible_lines(document: Document) -> Iterator[RenderableType]:
+    """Why no design keeps the limits, and what would let one."""
     from rich.text import Text
 
     yield Text("No design of the space keeps the limits. Any of these changes lets one:", style="bold red")
@@ -361,7 +369,7 @@ def _infeasible(document: Document) -> Iterator[RenderableType]:
         )
         yield Text(f"  {needed}: {entries[0]['remedy']}")
     yield from _search(document)
-    yield from _notes(document)
+    yield from notes(document)
 
 
 def _per_workload(best: Document, baseline: Document | None) -> Iterator[RenderableType]:
@@ -385,7 +393,8 @@ def _per_workload(best: Document, baseline: Document | None) -> Iterator[Rendera
     yield listing(rows, right=("time", "samples/s", "gain"))
 
 
-def _notes(document: Document) -> Iterator[RenderableType]:
+def notes(document: Document) -> Iterator[RenderableType]:
+    """Warnings and notes of a document."""
     from rich.text import Text
 
     if document.get("warnings") or document.get("notes"):

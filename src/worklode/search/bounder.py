@@ -12,6 +12,7 @@ from worklode.cost.model import exposes_transfers
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import event_energies
 from worklode.schedule.bounds import ROUNDING, Guide, guide
+from worklode.search.aggregate import Aggregate, aggregate_of
 from worklode.search.grid import SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
 from worklode.search.objective import Objective
 from worklode.search.sweep import least_times, option_bounds
@@ -69,7 +70,7 @@ class _GuideArrays:
 
 
 class Bounder:
-    """Lower bounds on the weighted geometric mean of an objective.
+    """Lower bounds on the figure of an objective.
 
     Attributes:
         workers: threads the sweeps are spread over; the bounds do not depend on it.
@@ -78,13 +79,13 @@ class Bounder:
     def __init__(
         self,
         tables: Sequence[WorkloadTables],
-        weights: Sequence[float],
+        weights: Sequence[float] | Aggregate,
         grid: Grid,
         objective: Objective,
         workers: int = 1,
     ) -> None:
         self.tables = tuple(tables)
-        self.weights = tuple(weights)
+        self.aggregate = aggregate_of(weights)
         self.grid = grid
         self.objective = objective
         self.workers = workers
@@ -103,29 +104,9 @@ class Bounder:
         Args:
             power_w: TDP of all designs, broadcastable to the mesh [W].
         """
-        times = []
-        for tables in self.tables:
-            count = tables.evaluator.item_counts
-            rows, cols, lanes, cores, vectors, sram, stacks = (np.arange(len(axis)) for axis in self.grid.axes)
-            shape = np.zeros((len(rows) * len(cols), len(self.grid.axes)), np.int64)
-            shape[:, 0], shape[:, 1] = np.repeat(rows, len(cols)), np.tile(cols, len(rows))
-            of = tables.shape_rows(shape)
-            tensor = (tables.shapes.rows[of] * tables.holds_tensor) @ count
-            width = _along(2, lanes, len(self.grid.axes))
-            of = tables.width_rows(width)
-            vector = (tables.widths.rows[of] * tables.holds_vector) @ count
-            size = _along(5, sram, len(self.grid.axes))
-            of = tables.size_rows(size)
-            traffic = tables.sizes.rows[of] @ count
-            num_tensor = tables.tensor_cores(_along(3, cores, len(self.grid.axes)))
-            num_vector = tables.vector_cores(_along(4, vectors, len(self.grid.axes)))
-            bandwidth = tables.hbm_bytes_per_s(_along(6, stacks, len(self.grid.axes)))
-            time_s = np.maximum(
-                (tensor.reshape(len(rows), len(cols))[:, :, None] / num_tensor)[:, :, None, :, None, None, None],
-                (vector[:, None] / num_vector)[None, None, :, None, :, None, None],
-            )
-            times.append(np.maximum(time_s, (traffic[:, None] / bandwidth)[None, None, None, None, None, :, :]))
-        return self._mean([self._lowered(self._of_time(time_s, power_w)) for time_s in times])
+        times = [tables.work_times_s() for tables in self.tables]
+        # Energy is not bounded by work alone; nothing is known of it.
+        return self._lowered(self.aggregate.figure(self.objective, times, power_w, lambda _: np.zeros(1)))
 
     def bounds(self, points: Points, power_w: Floats, *, by_options: bool = False, last_only: bool = False) -> Floats:
         """[D] bounds from work and from the prices of all guides.
@@ -137,20 +118,16 @@ class Bounder:
                 and lower.
             last_only: of the guides, the one added last alone.
         """
-        figures = []
-        for index in range(len(self.tables)):
-            time_s = self.times(points, index, by_options=by_options, last_only=last_only)
-            figures.append(self._lowered(self._figure(index, points, time_s, power_w)))
-        return self._mean(figures)
+        which = range(len(self.tables))
+        times = [self.times(points, k, by_options=by_options, last_only=last_only) for k in which]
+        energy = lambda k: self._energy_j(k, points, times[k])  # noqa: E731
+        return self._lowered(self.aggregate.figure(self.objective, times, power_w, energy))
 
     def figure(self, accelerator: Accelerator, times_s: Sequence[float], power_w: float) -> float:
         """Bound of one design from bounds on its iteration times [s], one for each workload, and its TDP [W]."""
-        found = []
-        for tables, time_s in zip(self.tables, times_s, strict=True):
-            energy_j = tables.evaluator.least_energy_j(accelerator, time_s) * (1.0 - ROUNDING)
-            figure = self.objective.figure(time_s=time_s, tdp_w=power_w, energy_j=energy_j)
-            found.append(np.array([figure]))
-        return float(self._mean(found)[0])
+        evaluators = [tables.evaluator for tables in self.tables]
+        energy = lambda k: evaluators[k].least_energy_j(accelerator, times_s[k]) * (1.0 - ROUNDING)  # noqa: E731
+        return float(self.aggregate.figure(self.objective, list(times_s), power_w, energy))
 
     def times(self, points: Points, workload: int, *, by_options: bool = False, last_only: bool = False) -> Floats:
         """[D] bounds on the iteration time of a workload [s]; see `bounds`."""
@@ -190,6 +167,7 @@ class Bounder:
             tables.holds_tensor,
             tables.holds_vector,
             tables.evaluator.model.streams,
+            tables.exchanging_s,
             *rows,
             tables.tensor_cores(points),
             tables.vector_cores(points),
@@ -215,6 +193,7 @@ class Bounder:
             model.has_products,
             model.has_lanes,
             model.streams,
+            tables.exchanging_s,
             model.shown_share(template),
             shape_of,
             width_of,
@@ -237,10 +216,8 @@ class Bounder:
             template.operator_fill_s,
         )
 
-    def _figure(self, workload: int, points: Points, time_s: Floats, power_w: Floats) -> Floats:
-        """[D] objective of one workload from bounds on its time."""
-        if self.objective in {Objective.THROUGHPUT, Objective.THROUGHPUT_PER_TDP}:
-            return self._of_time(time_s, power_w)
+    def _energy_j(self, workload: int, points: Points, time_s: Floats) -> Floats:
+        """[D] energy of a workload from bounds on its time [J]."""
         tables = self.tables[workload]
         count, model = tables.evaluator.item_counts, tables.evaluator.model
         of = tables.size_rows(points)
@@ -248,36 +225,11 @@ class Bounder:
         computing_j = float(model.least_macs @ count) * (events["mac_j"] + events["mac_operand_j"])
         computing_j = computing_j + float(model.least_lane_ops @ count) * events["lane_op_j"]
         traffic_j = (tables.sizes.rows @ count)[of] * events["hbm_byte_j"]
-        energy_j = np.asarray(computing_j + traffic_j + events["static_w"] * time_s)
-        return np.asarray(self.objective.figure(time_s=time_s, tdp_w=power_w, energy_j=energy_j))
-
-    def _of_time(self, time_s: Floats, power_w: Floats) -> Floats:
-        """The objective as far as time and power alone tell; energy is not bounded by them, so nothing is known."""
-        match self.objective:
-            case Objective.THROUGHPUT:
-                return time_s
-            case Objective.THROUGHPUT_PER_TDP:
-                return time_s * power_w
-            case _:
-                return np.zeros(1)
+        return np.asarray(computing_j + traffic_j + events["static_w"] * time_s)
 
     @staticmethod
-    def _lowered(figure: Floats) -> Floats:
-        return figure * (1.0 - ROUNDING)
-
-    def _mean(self, figures: Sequence[Floats]) -> Floats:
-        if len(figures) == 1:
-            return figures[0]
-        with np.errstate(divide="ignore"):
-            logs = [weight * np.log(figure) for weight, figure in zip(self.weights, figures, strict=True)]
-        return np.asarray(np.exp(np.sum(logs, axis=0)))
-
-
-def _along(axis: int, values: Points, axes: int) -> Points:
-    """Points that differ along one axis only."""
-    points = np.zeros((len(values), axes), np.int64)
-    points[:, axis] = values
-    return points
+    def _lowered(figure: Any) -> Floats:
+        return np.asarray(figure * (1.0 - ROUNDING))
 
 
 def _lowest(prices: Floats) -> Floats:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.list_scheduler import Effort
+from worklode.search.aggregate import Aggregate
 from worklode.search.evaluate import Evaluator, Figures
 from worklode.search.objective import Objective
 
@@ -19,8 +19,8 @@ class Candidate:
 
     Attributes:
         accelerator: the design.
-        figure: weighted geometric mean of the objective over the workloads; smaller is better.
-        figures: one for each workload.
+        figure: what is minimised, the objective over all evaluators (`aggregate`); smaller is better.
+        figures: one for each evaluator.
         origin: how the search came to it: `budget`, `shape`, `climb`, `bound`, `exhaustive`.
         effort: of its schedules (`schedule.list_scheduler.schedule`).
     """
@@ -37,19 +37,39 @@ class Candidate:
         sizes = (a.num_tensor_cores, a.tensor_core_rows, a.tensor_core_cols, a.num_vector_cores, a.vector_lanes)
         return (self.figure, f.area_mm2, f.tdp_w, *sizes, a.sram_bytes, a.hbm_stacks)
 
+    def row(self, rank: int) -> dict[str, Any]:
+        """As a plain row of a table."""
+        a, f = self.accelerator, self.figures[0]
+        return {
+            "rank": rank,
+            "name": a.name,
+            "num_tensor_cores": a.num_tensor_cores,
+            "tensor_core_rows": a.tensor_core_rows,
+            "tensor_core_cols": a.tensor_core_cols,
+            "num_vector_cores": a.num_vector_cores,
+            "vector_lanes": a.vector_lanes,
+            "sram_bytes": a.sram_bytes,
+            "hbm_stacks": a.hbm_stacks,
+            "hbm_bytes_per_s": a.hbm_bytes_per_s,
+            "area_mm2": f.area_mm2,
+            "tdp_w": f.tdp_w,
+            "objective_value": self.figure,
+            "origin": self.origin,
+            "schedule": self.effort,
+        }
+
 
 def scheduled_candidate(
     evaluators: Sequence[Evaluator],
-    weights: Sequence[float],
+    aggregate: Aggregate,
     objective: Objective,
     accelerator: Accelerator,
     origin: str,
     *,
     effort: Effort = "quick",
 ) -> Candidate:
-    """A design scheduled on every workload; `weights` add up to 1."""
+    """A design scheduled by every evaluator."""
     figures = tuple(evaluator.figures(accelerator, effort=effort) for evaluator in evaluators)
-    values = [objective.figure(time_s=f.time_s, tdp_w=f.tdp_w, energy_j=f.energy_j) for f in figures]
-    # A mean of one is that one, without the rounding of logarithms.
-    mean = values[0] if len(values) == 1 else float(np.exp(np.dot(weights, np.log(values))))
-    return Candidate(accelerator=accelerator, figure=mean, figures=figures, origin=origin, effort=effort)
+    times = [found.time_s for found in figures]
+    figure = aggregate.figure(objective, times, figures[0].tdp_w, lambda k: figures[k].energy_j)
+    return Candidate(accelerator=accelerator, figure=float(figure), figures=figures, origin=origin, effort=effort)

@@ -159,7 +159,7 @@ class _Proof:
         self.started_s = time.perf_counter()
         self.grid: Grid = search.grid
         self.bounder = Bounder(
-            search.estimator.tables, search.weights, search.grid, search.objective, workers=options.workers
+            search.estimator.tables, search.aggregate, search.grid, search.objective, workers=options.workers
         )
         self.best = search.candidates()[0]
         self.within = 0

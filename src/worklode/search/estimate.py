@@ -31,6 +31,7 @@ def serial_times(
     streams: NDArray[np.bool_],
     exposed: bool,
     start_s: float,
+    exchanging_s: Floats,
 ) -> Floats:
     """Estimated iteration time of D designs [s].
 
@@ -55,6 +56,7 @@ def serial_times(
         streams: [U] items whose transfers hide even where others' show.
         exposed: transfers show beside computation (`cost.model.exposes_transfers`).
         start_s: `Accelerator.operator_start_s` [s].
+        exchanging_s: [U] time of the items that are collectives, 0 for others [s].
     """
     designs = len(shape_of)
     items = len(count)
@@ -70,16 +72,14 @@ def serial_times(
             t, v, b = tensor[u], vector[u], traffic[u] * per_byte
             if share:
                 cores = min(max(t * per_tensor, v * per_vector), alone[u] * per_vector)
-                chain += count[u] * (
-                    (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
-                )
+                lasts = (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
+                chain += count[u] * max(lasts, exchanging_s[u])
             else:
                 if alone[u] < max(t, v):
                     t, v = 0.0, alone[u]
                 cores = max(t, v)
-                chain += on_path[u] * (
-                    (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
-                )
+                lasts = (np.sqrt(cores * cores + b * b) if exposed and not streams[u] else max(cores, b)) + start_s
+                chain += on_path[u] * max(lasts, exchanging_s[u])
                 tensor_sum += count[u] * t
                 vector_sum += count[u] * v
                 traffic_sum += count[u] * b

@@ -16,6 +16,7 @@ from worklode.hardware.energy import (
     sram_access_energy_per_byte_j,
 )
 from worklode.schedule.critical_path import critical_path
+from worklode.search.aggregate import Aggregate, aggregate_of
 from worklode.search.estimate import serial_times
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import Floats, Grid, Points
@@ -53,6 +54,7 @@ class _WorkloadEstimator:
             self.evaluator.model.streams,
             exposes_transfers(self.template),
             self.template.operator_start_s,
+            tables.exchanging_s,
         )
 
     def hbm_bytes(self, points: Points) -> Floats:
@@ -73,32 +75,28 @@ class _WorkloadEstimator:
 
 
 class Estimator:
-    """Estimated objective of many designs for a weighted set of workloads."""
+    """Estimated objective of many designs for a set of evaluators."""
 
     def __init__(
-        self, evaluators: Sequence[Evaluator], weights: Sequence[float], grid: Grid, objective: Objective
+        self,
+        evaluators: Sequence[Evaluator],
+        weights: Sequence[float] | Aggregate,
+        grid: Grid,
+        objective: Objective,
+        tables: Sequence[WorkloadTables] | None = None,
     ) -> None:
+        """`tables` may be shared by estimators over the same grid."""
         self.grid = grid
         self.objective = objective
-        self.weights = tuple(weights)
-        self.tables = tuple(WorkloadTables(evaluator, grid) for evaluator in evaluators)
-        self.workloads = tuple(_WorkloadEstimator(tables) for tables in self.tables)
+        self.aggregate = aggregate_of(weights)
+        self.tables = tuple(tables or (WorkloadTables(evaluator, grid) for evaluator in evaluators))
+        self.workloads = tuple(_WorkloadEstimator(found) for found in self.tables)
 
     def figures(self, points: Points, tdp_w: Floats) -> Floats:
-        """[D] weighted geometric mean over the workloads of the estimated objective; smaller is better."""
-        total = np.zeros(len(points))
-        for workload, weight in zip(self.workloads, self.weights, strict=True):
-            total += weight * np.log(self._figure(workload, points, tdp_w))
-        return np.exp(total)
-
-    def _figure(self, workload: _WorkloadEstimator, points: Points, tdp_w: Floats) -> Floats:
-        times = workload.times(points)
-        if self.objective is Objective.THROUGHPUT:
-            return times
-        if self.objective is Objective.THROUGHPUT_PER_TDP:
-            return times * tdp_w
-        energy = self._energy(workload, points, times)
-        return energy if self.objective is Objective.ENERGY else energy * times
+        """[D] estimated figure; smaller is better."""
+        times = [workload.times(points) for workload in self.workloads]
+        energy = lambda k: self._energy(self.workloads[k], points, times[k])  # noqa: E731
+        return np.asarray(self.aggregate.figure(self.objective, times, tdp_w, energy))
 
     def _energy(self, workload: _WorkloadEstimator, points: Points, times: Floats) -> Floats:
         """[D] energy of an iteration [J]; on-chip traffic as a full array would have it."""

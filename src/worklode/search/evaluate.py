@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,7 +19,7 @@ from worklode.graph.operator import Phase
 from worklode.graph.training_graph import GraphArrays, TrainingGraph, graph_arrays
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.area import area_mm2
-from worklode.hardware.energy import energy_constants
+from worklode.hardware.energy import EnergyConstants, energy_constants
 from worklode.hardware.power import tdp_w
 from worklode.hardware.technology import Technology
 from worklode.schedule.analysis import Resource, ScheduleAnalysis, analyze
@@ -40,6 +42,8 @@ Mode = Literal["split", "one-core"]
 
 # Thorough schedules that are kept [count]: those of a result's designs, which are first compared and then reported.
 MOST_REPORTED = 64
+# Designs whose silicon is kept [count]: those of one search.
+MOST_BUILT = 4096
 # Rounding of sums of thousands of operators [1]: a utilisation above 1 by more is a defect.
 UTILIZATION_TOLERANCE = 1e-6
 
@@ -68,13 +72,34 @@ class ScheduledStep:
     schedule: Schedule
 
 
-def silicon(accelerator: Accelerator, technology: Technology) -> Silicon:
-    """Area and power of a design, by part."""
+class _Constants:
+    """Technology constants as a key: the same object is the same key, without a hash of all of them."""
+
+    def __init__(self, technology: Technology) -> None:
+        self.technology = technology
+
+    def __hash__(self) -> int:
+        return id(self.technology)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constants) and other.technology is self.technology
+
+
+@lru_cache(maxsize=MOST_BUILT)
+def _built(accelerator: Accelerator, constants: _Constants) -> tuple[Silicon, EnergyConstants]:
+    """What several evaluators ask of a design."""
+    technology = constants.technology
     area, power = area_mm2(accelerator, technology), tdp_w(accelerator, technology)
-    return Silicon(
+    found = Silicon(
         area_parts_mm2=tuple((part.name, float(getattr(area, part.name))) for part in fields(area)),
         tdp_parts_w=tuple((part.name, float(getattr(power, part.name))) for part in fields(power)),
     )
+    return found, energy_constants(accelerator, technology)
+
+
+def silicon(accelerator: Accelerator, technology: Technology) -> Silicon:
+    """Area and power of a design, by part."""
+    return _built(accelerator, _Constants(technology))[0]
 
 
 class Evaluator:
@@ -104,7 +129,15 @@ class Evaluator:
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
         self.model = CostModel(self.arrays.items, mode=mode)
         self.matrix_macs = graph.matrix_flops() / 2
+        self.communication_s: CommunicationTimes | None = None
         self._reported: dict[Accelerator, ScheduledStep] = {}
+
+    def exchanging(self, communication_s: CommunicationTimes) -> Evaluator:
+        """The same step whose collectives take these times from now on; costs that designs share are shared with it."""
+        made = copy.copy(self)
+        made.communication_s = communication_s
+        made._reported = {}
+        return made
 
     def step(
         self,
@@ -116,9 +149,10 @@ class Evaluator:
     ) -> ScheduledStep:
         """Cost and schedule the step on a design; see `schedule.list_scheduler.schedule`.
 
-        `communication_s` gives times to the collectives of a shard; a step of one device has none.
+        `communication_s` gives times to the collectives of a shard, if others than those of `exchanging`; a step of one
+        device has none.
         """
-        costs = self.model.on(accelerator, communication_s)
+        costs = self.model.on(accelerator, self.communication_s if communication_s is None else communication_s)
         problem = self._problem(costs, accelerator)
         return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
 
@@ -130,7 +164,7 @@ class Evaluator:
 
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
-        return self._problem(self.model.on(accelerator), accelerator)
+        return self._problem(self.model.on(accelerator, self.communication_s), accelerator)
 
     def reported_step(self, accelerator: Accelerator) -> ScheduledStep:
         """The step as it is reported of a design, with segments; the last few are kept."""
@@ -155,7 +189,7 @@ class Evaluator:
 
     def least_energy_j(self, accelerator: Accelerator, time_s: float) -> float:
         """Energy [J] that an iteration of at least this long takes on a design, on any schedule: SRAM traffic apart."""
-        constants = energy_constants(accelerator, self.technology)
+        constants = _built(accelerator, _Constants(self.technology))[1]
         macs = float(self.model.least_macs @ self.item_counts)
         lane_ops = float(self.model.least_lane_ops @ self.item_counts)
         traffic = float(self.model.item_hbm_bytes(accelerator.sram_bytes) @ self.item_counts)
@@ -242,7 +276,7 @@ class Evaluator:
 
     def _energy_parts(self, step: ScheduledStep, accelerator: Accelerator) -> tuple[tuple[str, float], ...]:
         """Energy of one iteration by part [J]: counts of the chosen options times energy per event, and leakage."""
-        constants = energy_constants(accelerator, self.technology)
+        constants = _built(accelerator, _Constants(self.technology))[1]
         return tuple((part, count * getattr(constants, event)) for part, count, event in self.event_counts(step))
 
     def _bound_by(

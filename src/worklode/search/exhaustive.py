@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from worklode.errors import Fault, SpecError
 from worklode.hardware.space import DesignSpace
+from worklode.search.aggregate import Aggregate, aggregate_of
 from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import Grid
@@ -49,7 +50,7 @@ class ExhaustiveResult:
 
 def exhaustive(
     evaluators: Sequence[Evaluator],
-    weights: Sequence[float],
+    weights: Sequence[float] | Aggregate,
     space: DesignSpace | Grid,
     limits: Limits,
     objective: Objective,
@@ -65,10 +66,11 @@ def exhaustive(
 
     Args:
         evaluators: one for each workload.
-        weights: one for each workload, positive.
+        weights: one for each workload, positive: the objective's weighted geometric mean is minimised; or another way
+            to make one figure of the evaluators'.
         space: where to look.
         limits: what a design may cost.
-        objective: what is minimised: the weighted geometric mean of it over the workloads.
+        objective: what is minimised.
         workers: processes; 1 stays in this one.
         most_designs: a larger space is refused.
         progress: told how many designs are scheduled, of how many.
@@ -78,11 +80,11 @@ def exhaustive(
     """
     started_s = time.perf_counter()
     designs = space.space if isinstance(space, Grid) else space
-    _check(evaluators, weights, designs, workers, most_designs)
-    total = float(sum(weights))
+    weighed = weights if isinstance(weights, Sequence) else (1.0,) * len(evaluators)
+    _check(evaluators, weighed, designs, workers, most_designs)
     task = _Task(
         evaluators=tuple(evaluators),
-        weights=tuple(weight / total for weight in weights),
+        aggregate=aggregate_of(weights),
         space=designs,
         objective=objective,
     )
@@ -108,10 +110,10 @@ def exhaustive(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Task:
-    """What every worker needs; `weights` add up to 1."""
+    """What every worker needs."""
 
     evaluators: tuple[Evaluator, ...]
-    weights: tuple[float, ...]
+    aggregate: Aggregate
     space: DesignSpace
     objective: Objective
 
@@ -122,7 +124,7 @@ def _schedule_chunk(task: _Task, start: int) -> list[Candidate]:
     return [
         scheduled_candidate(
             task.evaluators,
-            task.weights,
+            task.aggregate,
             task.objective,
             task.space.accelerator(task.space.indices(position)),
             "exhaustive",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.hardware.accelerator import Accelerator
+from worklode.search.aggregate import Aggregate, aggregate_of
 from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.estimator import Estimator
 from worklode.search.evaluate import Evaluator
@@ -27,6 +28,7 @@ from worklode.search.grid import (
     moves,
 )
 from worklode.search.objective import Limits, Objective
+from worklode.search.tables import WorkloadTables
 
 Progress = Callable[[int, int], None]
 
@@ -83,22 +85,31 @@ class LocalSearch:
     def __init__(
         self,
         evaluators: Sequence[Evaluator],
-        weights: Sequence[float],
+        weights: Sequence[float] | Aggregate,
         grid: Grid,
         limits: Limits,
         objective: Objective,
         options: LocalSearchOptions,
         progress: Progress | None = None,
+        tables: Sequence[WorkloadTables] | None = None,
     ) -> None:
-        total = float(sum(weights))
+        """Prepare it.
+
+        Args:
+            evaluators: of workloads, or of the passes of one.
+            weights: of the workloads in a geometric mean, or another way to make one figure of the evaluators'.
+            grid, limits, objective, options: what is searched for what.
+            progress: told how many designs are scheduled, and how many will be at most.
+            tables: of the evaluators on this grid, where another search has made them.
+        """
         self.evaluators = tuple(evaluators)
-        self.weights = tuple(weight / total for weight in weights)
+        self.aggregate = aggregate_of(weights)
         self.grid = grid
         self.limits = limits
         self.objective = objective
         self.options = options
         self.progress = progress or _silent
-        self.estimator = Estimator(self.evaluators, self.weights, grid, objective)
+        self.estimator = Estimator(self.evaluators, self.aggregate, grid, objective, tables)
         self.seen: dict[Accelerator, Candidate] = {}
         self.estimated = 0
         self.stopped_by_time = False
@@ -232,9 +243,11 @@ class LocalSearch:
     def _blamed(self, candidate: Candidate) -> tuple[int, ...]:
         """Axes along which a design may grow: those of the resources that explain its iteration time, and the shape."""
         share: dict[str, float] = {}
-        for weight, evaluator in zip(self.weights, self.evaluators, strict=True):
-            for resource, part in evaluator.bound_by(candidate.accelerator):
-                share[resource] = share.get(resource, 0.0) + weight * part
+        explained = self.aggregate.shares([found.time_s for found in candidate.figures])
+        for weight, evaluator in zip(explained, self.evaluators, strict=True):
+            if weight > 0:
+                for resource, part in evaluator.bound_by(candidate.accelerator):
+                    share[resource] = share.get(resource, 0.0) + weight * part
         axes = {ROWS, COLS}
         for resource, part in share.items():
             if part >= _BLAME_THRESHOLD:
@@ -252,7 +265,7 @@ class LocalSearch:
 
     def schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
         """Schedule a design; it is a candidate from now on."""
-        candidate = scheduled_candidate(self.evaluators, self.weights, self.objective, accelerator, origin)
+        candidate = scheduled_candidate(self.evaluators, self.aggregate, self.objective, accelerator, origin)
         self.seen[accelerator] = candidate
         self.progress(len(self.seen), self.options.max_evaluations)
         return candidate
@@ -260,7 +273,7 @@ class LocalSearch:
     def refine(self, candidate: Candidate) -> Candidate:
         """Schedule a candidate thoroughly."""
         if candidate.effort == "quick":
-            parts = (self.evaluators, self.weights, self.objective, candidate.accelerator, candidate.origin)
+            parts = (self.evaluators, self.aggregate, self.objective, candidate.accelerator, candidate.origin)
             candidate = scheduled_candidate(*parts, effort="thorough")
             self.seen[candidate.accelerator] = candidate
         return candidate

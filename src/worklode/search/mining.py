@@ -171,7 +171,7 @@ def mine(
     """
     chosen = options or LocalSearchOptions()
     parts = tuple(weights) if weights is not None else (1.0,) * len(evaluators)
-    _check_weights(parts, len(evaluators))
+    check_weights(parts, len(evaluators))
     search = LocalSearch(evaluators, parts, Grid(space, technology), limits, objective, chosen, progress)
     seeds = () if baseline is None else (baseline,)
     interrupted = False
@@ -218,7 +218,12 @@ def _design(candidate: Candidate, evaluators: Sequence[Evaluator], guides: Seque
     return Design(figure=candidate.figure, evaluations=evaluations)
 
 
-def _check_weights(weights: Sequence[float], workloads: int) -> None:
+def check_weights(weights: Sequence[float], workloads: int) -> None:
+    """Refuse weights that do not match the workloads or are not positive.
+
+    Raises:
+        SpecError: every fault.
+    """
     if len(weights) != workloads:
         raise SpecError(
             Fault(where="weights", value=str(len(weights)), problem="one for each workload", allowed=str(workloads))
@@ -233,24 +238,7 @@ def _check_weights(weights: Sequence[float], workloads: int) -> None:
 
 
 def _row(rank: int, candidate: Candidate) -> dict[str, Any]:
-    accelerator, figures = candidate.accelerator, candidate.figures
-    row: dict[str, Any] = {
-        "rank": rank,
-        "name": accelerator.name,
-        "num_tensor_cores": accelerator.num_tensor_cores,
-        "tensor_core_rows": accelerator.tensor_core_rows,
-        "tensor_core_cols": accelerator.tensor_core_cols,
-        "num_vector_cores": accelerator.num_vector_cores,
-        "vector_lanes": accelerator.vector_lanes,
-        "sram_bytes": accelerator.sram_bytes,
-        "hbm_stacks": accelerator.hbm_stacks,
-        "hbm_bytes_per_s": accelerator.hbm_bytes_per_s,
-        "area_mm2": figures[0].area_mm2,
-        "tdp_w": figures[0].tdp_w,
-        "objective_value": candidate.figure,
-        "origin": candidate.origin,
-        "schedule": candidate.effort,
-    }
+    row, figures = candidate.row(rank), candidate.figures
     for index, found in enumerate(figures):
         suffix = "" if len(figures) == 1 else f"_{index}"
         row[f"iteration_time_s{suffix}"] = found.time_s

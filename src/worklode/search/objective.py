@@ -37,6 +37,11 @@ class Objective(StrEnum):
                 Fault(where=where, value=repr(text), problem="no such objective", allowed=allowed)
             ) from None
 
+    @property
+    def needs_energy(self) -> bool:
+        """Whether its figure depends on energy."""
+        return self in {Objective.ENERGY, Objective.ENERGY_DELAY}
+
     def figure(self, *, time_s: Figure, tdp_w: Figure, energy_j: Figure) -> Figure:
         """The figure to minimise: s, s·W, J or J·s for one iteration; of one design, or of arrays of draws."""
         match self:

@@ -37,6 +37,7 @@ class ParallelSetting:
         overlap_sends: stages compute while they send. Measured Megatron-LM runs do not (docs/models/pipeline.md).
         execution: how a device runs the operators of a pass.
         overlap_data: gradients are reduced, and ZeRO-3 weights gathered, beside computation.
+        add_first: the first microbatch's gradients are added, too, to zeros.
     """
 
     pipeline: int = 1
@@ -54,6 +55,7 @@ class ParallelSetting:
     overlap_sends: bool = False
     overlap_data: bool = True
     execution: Execution = "dataflow"
+    add_first: bool = False
 
     @property
     def devices(self) -> int:
@@ -69,6 +71,16 @@ class ParallelSetting:
     def mesh(self) -> Mapping[str, int]:
         """Axes in the order of placement, innermost first, as Megatron-LM numbers its ranks (arXiv 2104.04473)."""
         return {"tensor": self.tensor, "data": self.data, "pipeline": self.pipeline}
+
+    @property
+    def sums(self) -> str | None:
+        """Type in which gradients of microbatches are added up, "" their own; None where they are not.
+
+        Under ZeRO-2 and 3 they are reduced first, and a device adds its share alone, which is left out.
+        """
+        if self.zero >= 2 or (self.microbatches == 1 and not self.add_first):
+            return None
+        return "float32" if self.state is StateRule.MIXED_18 else ""
 
     @property
     def state_options(self) -> StateOptions:
@@ -135,6 +147,7 @@ class ParallelSetting:
             "overlap_sends": self.overlap_sends,
             "overlap_data": self.overlap_data,
             "execution": self.execution,
+            "add_first": self.add_first,
         }
 
 

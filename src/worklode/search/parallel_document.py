@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from worklode.graph.training_graph import TrainingGraph
+from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.technology import Technology
 from worklode.search.evaluate import silicon
 from worklode.search.evaluation import accelerator_dict, coverage, workload_summary
-from worklode.search.training_step import ParallelEvaluation, StageEvaluation
+from worklode.search.parallel_evaluation import ParallelEvaluation
 
 
 def parallel_document(found: ParallelEvaluation, graph: TrainingGraph, technology: Technology) -> dict[str, Any]:
     """The document of an evaluation of a captured microbatch."""
     built = silicon(found.accelerator, technology)
-    devices, time_s = found.setting.devices, found.iteration_time_s
+    time_s = found.iteration_time_s
     timeline = found.timeline
     return {
         "workload": workload_summary(graph).to_dict(),
         "accelerator": accelerator_dict(found.accelerator, built),
         "iteration_time_s": time_s,
         "samples_per_s": found.samples_per_s,
-        "samples_per_s_per_w": found.samples_per_s / (built.tdp_w * devices),
+        "samples_per_s_per_w": found.samples_per_s / total_tdp_w(found, technology),
         "energy_j": found.energy_j,
         "average_power_w": found.energy_j / time_s,
         "coverage": coverage(graph).to_dict(),
@@ -39,12 +40,31 @@ def parallel_document(found: ParallelEvaluation, graph: TrainingGraph, technolog
             "bubble_fraction": timeline.bubble_fraction,
             "chunks_per_stage": found.setting.schedule.chunks_per_stage,
         },
-        "stages": [_stage(found, stage) for stage in found.stages],
+        "accelerators": accelerators_of(found, technology),
+        "stages": [_stage(found, place) for place in range(len(found.stages))],
         "warnings": list(_warnings(found)),
     }
 
 
-def _stage(found: ParallelEvaluation, stage: StageEvaluation) -> dict[str, Any]:
+def total_tdp_w(found: ParallelEvaluation, technology: Technology) -> float:
+    """TDP of all devices [W]."""
+    replicas = found.setting.tensor * found.setting.data
+    return replicas * sum(silicon(design, technology).tdp_w for design in found.accelerators)
+
+
+def accelerators_of(found: ParallelEvaluation, technology: Technology) -> list[dict[str, Any]]:
+    """Every distinct design and the stages that have it, in the order of the first of each."""
+    stages: dict[Accelerator, list[int]] = {}
+    for stage, design in enumerate(found.accelerators):
+        stages.setdefault(design, []).append(stage)
+    return [
+        {"stages": places, "accelerator": accelerator_dict(design, silicon(design, technology))}
+        for design, places in stages.items()
+    ]
+
+
+def _stage(found: ParallelEvaluation, place: int) -> dict[str, Any]:
+    stage = found.stages[place]
     memory, shortage = stage.memory, stage.shortage
     assert memory is not None, "a captured model knows its memory"
     return {
@@ -65,22 +85,30 @@ def _stage(found: ParallelEvaluation, stage: StageEvaluation) -> dict[str, Any]:
             "activations": memory.activations,
             "working_set": memory.working_set,
             "total": memory.total,
-            "limit": found.accelerator.hbm_bytes,
-            "fits": shortage is None,
+            "limit": found.accelerators[place].hbm_bytes,
+            "fits": stage.fits,
             "remedy": None if shortage is None else shortage.remedy,
         },
     }
 
 
 def _warnings(found: ParallelEvaluation) -> tuple[str, ...]:
-    short = [(place, stage.shortage) for place, stage in enumerate(found.stages) if stage.shortage is not None]
     warnings = list(found.notes)
-    if short:
-        place, worst = max(short, key=lambda pair: pair[1].demand_bytes if pair[1] is not None else 0)
-        assert worst is not None
+    over = {
+        place: stage.memory.total / found.accelerators[place].hbm_bytes
+        for place, stage in enumerate(found.stages)
+        if not stage.fits and stage.memory is not None
+    }
+    if over:
+        place = max(over, key=lambda stage: over[stage])
+        worst = found.stages[place]
+        assert worst.memory is not None
+        remedy = ""
+        if worst.shortage is not None:
+            remedy = f", most of it {worst.shortage.largest.replace('_', ' ')}: {worst.shortage.remedy}"
         warnings.append(
-            f"{len(short)} of {len(found.stages)} stages do not fit; stage {place} needs "
-            f"{worst.demand_bytes / 2**30:.1f} GiB and the HBM holds {worst.limit_bytes / 2**30:.1f} GiB, most of it "
-            f"{worst.largest.replace('_', ' ')}: {worst.remedy}. The time assumes that it fits"
+            f"{len(over)} of {len(found.stages)} stages do not fit; stage {place} needs "
+            f"{worst.memory.total / 2**30:.1f} GiB and the HBM holds "
+            f"{found.accelerators[place].hbm_bytes / 2**30:.1f} GiB{remedy}. The time assumes that it fits"
         )
     return tuple(warnings)

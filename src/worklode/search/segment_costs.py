@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from worklode.cost.model import CommunicationTimes
 from worklode.graph.fusion import DEFAULT_OPTIONS, FusionOptions
 from worklode.graph.training_graph import TrainingGraph
@@ -15,13 +13,16 @@ from worklode.graph.work import Communication
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import energy_constants
 from worklode.hardware.technology import Technology
+from worklode.partition.accumulation import with_accumulation
 from worklode.partition.data_parallel import divided_update
 from worklode.partition.plan import TensorPlan
 from worklode.partition.recompute import RecomputePolicy, recompute
 from worklode.partition.segments import BACKWARD, Pass, Segments, pass_graph, segments
 from worklode.partition.stage_memory import MemoryModel, StateOptions, StateRule
 from worklode.partition.tensor_parallel import shard
-from worklode.search.evaluate import Evaluator, Mode, ScheduledStep
+from worklode.schedule.list_scheduler import Effort
+from worklode.search.evaluate import Evaluator, Mode
+from worklode.search.streams import in_streams_s
 
 Execution = Literal["dataflow", "streams", "one-stream"]
 """How a device runs the operators of a pass.
@@ -114,9 +115,19 @@ class DividedModel:
         """Segments that are repeated blocks."""
         return tuple(place for place, segment in enumerate(self.divided.segments) if segment.unit is not None)
 
-    def evaluator(self, place: int, passes: Sequence[Pass]) -> Evaluator | None:
-        """The step of some passes of a segment, shared by equal segments; None where they have no operator."""
-        return self._evaluator((self.divided.segments[place].kind, *passes), lambda: self._graph(place, passes))
+    def evaluator(self, place: int, passes: Sequence[Pass], sums: str | None = None) -> Evaluator | None:
+        """The step of some passes of a segment, shared by equal segments; None where they have no operator.
+
+        Args:
+            place, passes: what is done.
+            sums: type in which gradients are added to those of other microbatches, "" their own; None: they are not.
+        """
+
+        def graph() -> TrainingGraph:
+            made = self._graph(place, passes)
+            return made if sums is None else with_accumulation(made, sums)
+
+        return self._evaluator((self.divided.segments[place].kind, *passes, sums), graph)
 
     def update_evaluator(self, place: int, options: StateOptions) -> Evaluator | None:
         """The optimizer step of a segment at the share of one replica."""
@@ -148,8 +159,14 @@ class SegmentCosts:
         accelerator: Accelerator,
         communication_s: CommunicationTimes,
         execution: Execution = "dataflow",
+        *,
+        sums: str | None = None,
+        collective_cores: int = 0,
     ) -> None:
+        """For `sums` see `DividedModel.evaluator`, for `collective_cores` `Network`."""
         self.model = model
+        self.sums = sums
+        self.collective_cores = collective_cores
         self.execution: Execution = execution
         self.accelerator = accelerator
         self._communication_s = communication_s
@@ -161,15 +178,15 @@ class SegmentCosts:
 
     def backward(self, place: int) -> PassCost:
         """Backward of a segment in one go, recomputation included."""
-        return self._cost(self.model.evaluator(place, BACKWARD))
+        return self._cost(self.model.evaluator(place, BACKWARD, self.sums))
 
     def input_gradient(self, place: int) -> PassCost:
         """The part of backward that the segment before waits for."""
-        return self._cost(self.model.evaluator(place, (Pass.INPUT_GRADIENT,)))
+        return self._cost(self.model.evaluator(place, (Pass.INPUT_GRADIENT,), self.sums))
 
     def weight_gradient(self, place: int) -> PassCost:
         """The rest of backward."""
-        return self._cost(self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,)))
+        return self._cost(self.model.evaluator(place, (Pass.WEIGHT_GRADIENT,), self.sums))
 
     def update(self, place: int, options: StateOptions) -> PassCost:
         """Optimizer step of a segment; with 32-bit state at least the time HBM takes for its bytes."""
@@ -198,17 +215,19 @@ class SegmentCosts:
         return self._known[id(evaluator)]
 
     def _scheduled(self, evaluator: Evaluator) -> PassCost:
-        step = evaluator.step(self.accelerator, communication_s=self._communication_s)
+        effort: Effort = "thorough" if self.execution == "dataflow" else "quick"  # streams read the costs alone
+        step = evaluator.step(self.accelerator, communication_s=self._communication_s, effort=effort)
         collectives = [o.work.communication for o in evaluator.fused.operators if o.work.communication is not None]
         constants = energy_constants(self.accelerator, self.model.technology)
         if self.execution == "dataflow":
             time_s = compute_s = step.schedule.makespan_s
             if collectives:
                 # A list schedule may come out longer with less to do: what is exposed is never less than nothing.
-                alone = evaluator.step(self.accelerator, communication_s=_no_time)
+                alone = evaluator.step(self.accelerator, communication_s=_no_time, effort=effort)
                 compute_s = min(time_s, alone.schedule.makespan_s)
         else:
-            time_s, compute_s = in_streams_s(evaluator, step, blocking=self.execution == "one-stream")
+            in_line = self.execution == "one-stream"
+            time_s, compute_s = in_streams_s(evaluator, step, blocking=in_line, collective_cores=self.collective_cores)
         counts = evaluator.event_counts(step)
         return PassCost(
             time_s=time_s,
@@ -217,33 +236,6 @@ class SegmentCosts:
             flops=evaluator.summary.matrix_flops,
             communication_bytes=sum(communication.bytes for communication in collectives),
         )
-
-
-def in_streams_s(evaluator: Evaluator, step: ScheduledStep, *, blocking: bool) -> tuple[float, float]:
-    """Time of a pass whose operators run one after another, each by its fastest option, and of its kernels alone [s].
-
-    Kernels keep their order. A collective starts when its inputs are there and the one before has ended; a kernel waits
-    for the collectives it reads.
-
-    Args:
-        evaluator, step: the operators and their costs.
-        blocking: collectives are in line with the kernels.
-    """
-    problem = step.problem
-    alone_s = np.maximum(problem.compute_s, problem.hbm_bytes / problem.hbm_bytes_per_s)
-    fastest_s = np.minimum.reduceat(alone_s, problem.option_start[:-1])[problem.item_of]
-    end_s = np.zeros(len(fastest_s))
-    kernels_s = kernels_end_s = collectives_end_s = 0.0
-    for index, operator in enumerate(evaluator.fused.operators):
-        first, stop = problem.predecessor_start[index], problem.predecessor_start[index + 1]
-        ready_s = float(end_s[problem.predecessor[first:stop]].max(initial=0.0))
-        collective = operator.work.communication is not None
-        kernels_s += 0.0 if collective else float(fastest_s[index])
-        if collective and not blocking:
-            collectives_end_s = end_s[index] = max(ready_s, collectives_end_s) + fastest_s[index]
-        else:
-            kernels_end_s = end_s[index] = max(ready_s, kernels_end_s) + fastest_s[index]
-    return max(float(end_s.max(initial=0.0)), kernels_s), kernels_s
 
 
 def _no_time(communication: Communication) -> float:

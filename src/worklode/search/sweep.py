@@ -37,6 +37,7 @@ def least_times(
     holds_tensor: NDArray[np.bool_],
     holds_vector: NDArray[np.bool_],
     streams: NDArray[np.bool_],
+    exchanging_s: Floats,
     shape_of: Ints,
     width_of: Ints,
     size_of: Ints,
@@ -69,6 +70,7 @@ def least_times(
         count: [U] operators of each item.
         holds_tensor, holds_vector: [U] every option holds such a core.
         streams: [U] transfers hide behind computation, or it behind them, even where they show elsewhere.
+        exchanging_s: [U] time of the items that are collectives, 0 for others [s].
         shape_of, width_of, size_of, grown_shape_of, grown_width_of: [D] rows of the tables.
         tensor_cores, vector_cores, hbm_bytes_per_s: [D] of the designs.
         exposed: transfers show beside computation (`cost.model.exposes_transfers`).
@@ -98,7 +100,7 @@ def least_times(
                 one_tensor, one_vector = 0.0, min(one_vector, alone[u])
             if holds_tensor[u] or holds_vector[u] or alone[u] < np.inf:
                 starts = start_s
-            least_s[u] = duration(computing, moving, starts, exposed, streams[u], fill_s)
+            least_s[u] = max(duration(computing, moving, starts, exposed, streams[u], fill_s), exchanging_s[u])
             # An option on p cores holds p·d(p), and d(p) >= d(1)/p for every part of d.
             used[u, 0] = used[u, 1] = 0.0
             if holds_tensor[u]:
@@ -140,6 +142,7 @@ def option_bounds(
     has_products: NDArray[np.bool_],
     has_lanes: NDArray[np.bool_],
     streams: NDArray[np.bool_],
+    exchanging_s: Floats,
     shown: Floats,
     shape_of: Ints,
     width_of: Ints,
@@ -179,7 +182,7 @@ def option_bounds(
         vector_s, alone_s: [grown widths, U] least time on all vector cores [s].
         count: [U] operators of each item.
         has_products, has_lanes: [U] what an item has; `alone_core_s` is finite where lanes may compute the products.
-        streams: [U] see `least_times`.
+        streams, exchanging_s: [U] see `least_times`.
         shown: [U] share of the shorter of products and lane work that does not overlap with the other.
         shape_of, width_of, grown_width_of, tensor_of, vector_of, size_of: [D] core shape, lanes, lanes and number of
             cores, numbers of both types of cores, SRAM: rows of the tables, or indices into what follows.
@@ -243,7 +246,7 @@ def option_bounds(
                     at += 1
             if at == 0:
                 moving = hbm_bytes[tensor_size_row[size_of[d], last - 1], u] * per_byte
-                takes[u, 0] = moving
+                takes[u, 0] = max(moving, exchanging_s[u])
                 used[u, 0, 0] = used[u, 0, 1] = 0.0
                 used[u, 0, 2] = moving
                 at = 1

@@ -43,14 +43,17 @@ class WorkloadTables:
         grown_shapes: least time of the products, by shape and number of tensor cores.
         ladders: numbers of cores an operator may take.
         grown_widths, grown_alone: least time on all vector cores, by number of lanes and of cores.
+        exchanging_s: [U] time of the items that are collectives, 0 for others [s].
     """
 
     def __init__(self, evaluator: Evaluator, grid: Grid) -> None:
         self.evaluator = evaluator
         self.grid = grid
         self.template: Accelerator = grid.accelerator((0,) * len(grid.axes))
+        self._work_times_s: Floats | None = None
         items = len(evaluator.arrays.items)
         model = evaluator.model
+        self.exchanging_s = model.exchanging_s(evaluator.communication_s)
         self.holds_tensor, self.holds_vector = model.held_cores
         self._sizes = np.array([model.sram_size(int(size)) for size in grid.axes[SRAM]], np.int64)
         self.shapes = Table(items, lambda key: model.one_tensor_core_s(self._shape(key)))
@@ -114,6 +117,33 @@ class WorkloadTables:
         stack_bytes_per_s = self.template.hbm_stack_bytes_per_s * self.template.hbm_share
         return self.grid.axes[HBM][points[:, HBM]].astype(np.float64) * stack_bytes_per_s
 
+    def work_times_s(self) -> Floats:
+        """Least iteration times by the work of each resource alone, of all designs as the mesh of the space [s]."""
+        if self._work_times_s is None:
+            self._work_times_s = self._work_times()
+        return self._work_times_s
+
+    def _work_times(self) -> Floats:
+        count = self.evaluator.item_counts
+        rows, cols, lanes, cores, vectors, sram, stacks = (np.arange(len(axis)) for axis in self.grid.axes)
+        axes = len(self.grid.axes)
+        shape = np.zeros((len(rows) * len(cols), axes), np.int64)
+        shape[:, ROWS], shape[:, COLS] = np.repeat(rows, len(cols)), np.tile(cols, len(rows))
+        # Asking for rows makes those that are missing, so the tables are read after it.
+        shape_of, width_of = self.shape_rows(shape), self.width_rows(_along(LANES, lanes, axes))
+        size_of = self.size_rows(_along(SRAM, sram, axes))
+        tensor = (self.shapes.rows[shape_of] * self.holds_tensor) @ count
+        vector = (self.widths.rows[width_of] * self.holds_vector) @ count
+        traffic = self.sizes.rows[size_of] @ count
+        num_tensor = self.tensor_cores(_along(TENSOR_CORES, cores, axes))
+        num_vector = self.vector_cores(_along(VECTOR_CORES, vectors, axes))
+        bandwidth = self.hbm_bytes_per_s(_along(HBM, stacks, axes))
+        time_s = np.maximum(
+            (tensor.reshape(len(rows), len(cols))[:, :, None] / num_tensor)[:, :, None, :, None, None, None],
+            (vector[:, None] / num_vector)[None, None, :, None, :, None, None],
+        )
+        return np.maximum(time_s, (traffic[:, None] / bandwidth)[None, None, None, None, None, :, :])
+
     def _shape(self, key: int) -> Accelerator:
         row, col = divmod(key, len(self.grid.axes[COLS]))
         rows, cols = int(self.grid.axes[ROWS][row]), int(self.grid.axes[COLS][col])
@@ -164,3 +194,10 @@ class _Ladders:
         cores = np.array([cores for ladder in ladders for cores in ladder], np.int64)
         size_row = tables.sizes.index(np.array(shares, np.int64).ravel()).reshape(len(shares), len(cores))
         return start, cores, size_row
+
+
+def _along(axis: int, values: Points, axes: int) -> Points:
+    """Points that differ along one axis only."""
+    points = np.zeros((len(values), axes), np.int64)
+    points[:, axis] = values
+    return points

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from worklode.frontend import CaptureOptions, capture
-from worklode.graph.fusion import FusionOptions
-from worklode.graph.training_graph import TrainingGraph
 from worklode.hardware.network_file import load_network
 from worklode.hardware.presets import load_preset
-from worklode.hardware.technology import load_technology
 from worklode.partition.recompute import RecomputePolicy
 from worklode.partition.stage_memory import StateRule
 from worklode.schedule.pipeline_orders import parse_schedule
 from worklode.search.parallel import ParallelSetting
-from worklode.search.segment_costs import DividedModel, Execution
-from worklode.search.training_step import ParallelEvaluation, divided_model, evaluate_divided
+from worklode.search.segment_costs import Execution
+from worklode.search.training_step import ParallelEvaluation, evaluate_divided
+from worklode.validation.measured_gpt import PRESET, divided_gpt
+from worklode.validation.passes import LAYER_SET, pass_groups
 from worklode.validation.score import Group, Point, SuiteResult
 from worklode.validation.tables import Row, Sieve, read_table
 
 PUBLISHED, VTRAIN = "megatron.csv", "vtrain_measured.csv"
-PRESET = "a100-80gb"
-# Equal layers: of three captured ones, the middle one stands for all.
-CAPTURED_LAYERS = 3
-# What the measured programs fused by hand are elementwise operators, softmax and norms (arXiv 2104.04473, section
-# 4.2); products are plain library calls and attention is written out.
-KERNELS = FusionOptions(attention=False, epilogues=False, prologues=False)
 BASELINE = "constant share of the peak, the median of the group"
 PEAK_FLOPS_PER_S = 312e12  # A100, dense 16-bit: NVIDIA A100 white paper, 2020
 # Microbatch and chunks of the 530B model: arXiv 2205.05198, table 3.
@@ -125,7 +116,10 @@ def training(data: Path) -> SuiteResult:
             note = f"Of {pairs} pairs of schedules of one model and batch, {right} are in the measured order."
         found.append(Group(name=name, unit="s", points=points, baseline=BASELINE, target=TARGETS.get(name), note=note))
     return SuiteResult(
-        suite="training", title="Training iterations on many GPUs", groups=tuple(found), skipped=sieve.skipped()
+        suite="training",
+        title="Training iterations on many GPUs",
+        groups=(*found, *pass_groups(data)),
+        skipped=sieve.skipped(),
     )
 
 
@@ -133,6 +127,8 @@ def measured_runs(data: Path, sieve: Sieve) -> list[MeasuredRun]:
     """Rows of both tables that can be compared."""
     runs = []
     for row in read_table(data, PUBLISHED, ("set", "TP", "PP", "DP", "VP", "GBS", "MBS", "iter_time_s", "MFU")):
+        if row["set"] == LAYER_SET:
+            continue  # passes of one layer: `pass_groups`
         if row["set"] not in GROUPS:
             sieve.out("other hardware or programs, or a setting that is not stated in full")
         elif row["schedule"] and row["schedule"] not in SCHEDULES:
@@ -171,6 +167,7 @@ def _published(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution=execution,
+        add_first=group != ZERO_BUBBLE,
     )
     run = MeasuredRun(
         group=group,
@@ -207,6 +204,7 @@ def _vtrain(row: Row) -> MeasuredRun:
         state=StateRule.MIXED_16,
         overlap_data=False,
         execution="one-stream",
+        add_first=True,
     )
     shape = f"t{number['TP']} d{number['DP']} p{number['PP']}, microbatch {number['MBS']}"
     return MeasuredRun(
@@ -238,7 +236,7 @@ def right_order(runs: Sequence[MeasuredRun], predicted: Sequence[float]) -> tupl
 def predict(run: MeasuredRun) -> ParallelEvaluation:
     """The iteration as the model sees it."""
     setting = run.setting
-    model = _divided(
+    model = divided_gpt(
         run.hidden,
         run.heads,
         run.seq_len,
@@ -246,6 +244,7 @@ def predict(run: MeasuredRun) -> ParallelEvaluation:
         setting.tensor,
         setting.sequence_parallel,
         setting.recompute,
+        adding_products=run.group == ZERO_BUBBLE,
     )
     first, last = model.units[0], model.units[-1]
     layer = model.units[1]
@@ -257,31 +256,3 @@ def predict(run: MeasuredRun) -> ParallelEvaluation:
     return evaluate_divided(
         model, load_preset(PRESET), setting, load_network(run.network), places=places, chunks=chunks
     )
-
-
-@lru_cache(maxsize=64)
-def _divided(
-    hidden: int,
-    heads: int,
-    seq_len: int,
-    microbatch: int,
-    tensor: int,
-    sequence_parallel: bool,
-    policy: RecomputePolicy,
-) -> DividedModel:
-    setting = ParallelSetting(
-        tensor=tensor,
-        global_batch=microbatch,
-        microbatch=microbatch,
-        sequence_parallel=sequence_parallel,
-        recompute=policy,
-        recompute_early_stop=False,
-    )
-    graph = _captured(hidden, heads, seq_len, microbatch)
-    return divided_model(graph, setting, load_technology(None), fusion=KERNELS)
-
-
-@lru_cache(maxsize=64)
-def _captured(hidden: int, heads: int, seq_len: int, microbatch: int) -> TrainingGraph:
-    name = f"gpt:layers={CAPTURED_LAYERS},hidden={hidden},heads={heads},attention=written-out"
-    return capture(name, CaptureOptions(batch=microbatch, seq_len=seq_len))

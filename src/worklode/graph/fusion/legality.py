@@ -96,12 +96,20 @@ class Legality:
     def _streaming_union(self, parts: set[int]) -> GroupFacts | None:
         """Facts of the parts as one group that streams; None where they cannot, which no later merge mends."""
         merged = self.union(parts)
-        if merged is None:
+        if merged is None or not self._one_kernel(parts):
             return None
         rows = self._rows_of_union(parts, merged.rows)
         if rows == merged.rows:
             return merged
         return None if rows == ILLEGAL or merged.anchor >= 0 else merged._replace(rows=rows)
+
+    def _one_kernel(self, parts: set[int]) -> bool:
+        """Whether the program has a kernel of these operators, where its kernels are given."""
+        if not self.options.kernels:
+            return True
+        operators = self.facts.graph.operators
+        names = {operators[member].name for part in parts for member in self.grouping.members[part]}
+        return any(names <= kernel for kernel in self.options.kernels)
 
     def replace(self, parts: set[int], preceding: list[int], merged: GroupFacts) -> int:
         """Make the parts one group."""

@@ -27,6 +27,8 @@ class FusionOptions:
         update_share: weight updates outside blocks are grouped while a group moves at most this share of the bytes all
             updates move [1]. Assumption, from the figures in docs/models/fusion.md: 1/64 bounds their number by 64 and
             what the last group adds to the end of the iteration by a 64th of the optimizer's time.
+        kernels: sets of names of operators. Where there are any, operators run as one along the data only if one set
+            has all of their names: for a program whose kernels are known. Empty: whatever is legal.
     """
 
     streaming: bool = True
@@ -37,6 +39,7 @@ class FusionOptions:
     wait_for_siblings: bool = False
     max_row_bytes: int = 2**20
     update_share: float = 1 / 64
+    kernels: tuple[frozenset[str], ...] = ()
 
 
 class FusionPattern(StrEnum):

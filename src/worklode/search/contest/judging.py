@@ -11,6 +11,7 @@ import numpy as np
 
 from worklode.cost.model import CostModel
 from worklode.schedule.verify import verify
+from worklode.search.aggregate import aggregate_of
 from worklode.search.candidate import Candidate, scheduled_candidate
 from worklode.search.contest.interface import Problem, Told
 from worklode.search.evaluate import Evaluator, Figures, silicon
@@ -135,7 +136,7 @@ def verify_design(problem: Problem, point: Point) -> None:
 def _candidate(problem: Problem, point: Point, *, thorough: bool) -> Candidate:
     return scheduled_candidate(
         problem.evaluators,
-        problem.weights,
+        aggregate_of(problem.weights),
         problem.objective,
         problem.grid.accelerator(point),
         "contest",

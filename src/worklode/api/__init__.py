@@ -10,25 +10,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from worklode.api.inputs import accelerator_of, limits_of, silent, space_of, technology_of
+from worklode.api.parallel import (
+    evaluate_setting,
+    mine_devices,
+    mine_setting,
+    network_of,
+    parallel_setting,
+)
 from worklode.errors import Fault, SpecError
 from worklode.frontend.api import capture as capture_workload
 from worklode.frontend.api import capture_module
 from worklode.frontend.options import CaptureOptions
 from worklode.graph.training_graph import TrainingGraph
 from worklode.hardware.accelerator import Accelerator
-from worklode.hardware.presets import load_accelerator
-from worklode.hardware.technology import Technology, load_technology
+from worklode.hardware.technology import Technology
 from worklode.study.cache import cached_graph
 
 if TYPE_CHECKING:
-    from worklode.hardware.network import Network
     from worklode.hardware.space import DesignSpace
     from worklode.search.evaluate import Evaluator
     from worklode.search.evaluation import Evaluation
     from worklode.search.mining import MiningResult
     from worklode.search.objective import Limits, Objective
-    from worklode.search.parallel import ParallelSetting
-    from worklode.search.training_step import ParallelEvaluation
 
     AnyWorkload = str | TrainingGraph | Evaluator
 
@@ -38,7 +42,18 @@ Note = Callable[[str], None]
 Mode = Literal["split", "one-core"]
 MemoryRule = Literal["auto", "fit", "ignore"]
 
-__all__ = ["capture", "capture_module", "evaluate", "evaluate_setting", "evaluator", "mine", "parallel_setting"]
+__all__ = [
+    "capture",
+    "capture_module",
+    "evaluate",
+    "evaluate_setting",
+    "evaluator",
+    "mine",
+    "mine_devices",
+    "mine_setting",
+    "network_of",
+    "parallel_setting",
+]
 
 
 # Share of a time limit that goes to the search, the rest to the proof [1]. Assumption: what both take without a limit.
@@ -68,7 +83,7 @@ def capture(
     found = capture_options(**options)
     found.check()
     make = lambda: capture_workload(workload, found, progress=progress)  # noqa: E731
-    return cached_graph(workload, options, make, note=note or _silent, refresh=not use_cache)
+    return cached_graph(workload, options, make, note=note or silent, refresh=not use_cache)
 
 
 def capture_options(**options: Any) -> CaptureOptions:
@@ -94,7 +109,7 @@ def evaluator(
     """A workload ready to be put on any number of designs."""
     from worklode.search.evaluate import Evaluator
 
-    return Evaluator(_graph(workload), _technology(technology), mode=mode)
+    return Evaluator(_graph(workload), technology_of(technology), mode=mode)
 
 
 def evaluate(
@@ -115,98 +130,7 @@ def evaluate(
     Raises:
         SpecError: bad input.
     """
-    return evaluator(workload, mode=mode, technology=technology).evaluate(_accelerator(on, "--on"))
-
-
-def parallel_setting(*, schedule: str = "1f1b", recompute: str = "none", **counts: Any) -> ParallelSetting:
-    """A parallel setting from texts and numbers: the fields of `ParallelSetting`.
-
-    Raises:
-        SpecError: every fault of it.
-    """
-    from worklode.partition.recompute import RecomputePolicy
-    from worklode.schedule.pipeline_orders import parse_schedule
-    from worklode.search.parallel import ParallelSetting
-
-    faults: list[Fault] = []
-    policy = RecomputePolicy(recompute) if recompute in set(RecomputePolicy) else RecomputePolicy.NONE
-    if recompute not in set(RecomputePolicy):
-        allowed = ", ".join(RecomputePolicy)
-        faults.append(Fault(where="--recompute", value=repr(recompute), problem="no such policy", allowed=allowed))
-    known = ParallelSetting.__dataclass_fields__
-    unknown = [name for name in counts if name not in known]
-    faults += [Fault(where="parallel", path=n, problem="no such option", allowed=", ".join(known)) for n in unknown]
-    counts = {name: value for name, value in counts.items() if name in known}
-    try:
-        setting = ParallelSetting(recompute=policy, schedule=parse_schedule(schedule), **counts)
-        faults += setting.faults()
-    except SpecError as error:
-        faults += [*error.faults, *ParallelSetting(recompute=policy, **counts).faults()]
-    if faults:
-        raise SpecError(*faults)
-    return setting
-
-
-# Networks of the presets that have one.
-NETWORK_OF_PRESET = {
-    "a100-80gb": "dgx-a100",
-    "h100": "dgx-h100",
-    "tpuv2": "tpuv2",
-    "tpuv3": "tpuv3",
-    "tpuv4": "tpuv4",
-}
-
-
-def network_of(
-    accelerator: Accelerator, devices: int, network: str | Path | None = None, nodes_of: int | None = None
-) -> Network | None:
-    """The network between devices: the one named, else that of the preset; None for a single device.
-
-    Raises:
-        SpecError: no network is known, or its nodes cannot have that size.
-    """
-    from worklode.hardware.network_file import load_network
-    from worklode.search.parallel import with_nodes_of
-
-    name = network or NETWORK_OF_PRESET.get(accelerator.name)
-    if name is None:
-        if devices == 1:
-            return None
-        problem = f"{devices} devices, and no network is known for {accelerator.name or 'this accelerator'}"
-        raise SpecError(Fault(where="--network", problem=problem, allowed="a preset or a YAML file"))
-    found = load_network(name, where="--network")
-    return found if nodes_of is None else with_nodes_of(found, nodes_of)
-
-
-def evaluate_setting(
-    workload: str | TrainingGraph,
-    on: str | Path | Accelerator,
-    setting: ParallelSetting,
-    *,
-    network: str | Path | Network | None = None,
-    nodes_of: int | None = None,
-    technology: str | Path | Technology | None = None,
-) -> ParallelEvaluation:
-    """Iteration time, energy, memory and stages of many devices of one design that train one model.
-
-    Args:
-        workload: a captured microbatch, or what `capture` takes.
-        on: preset name, YAML file or accelerator.
-        setting: see `parallel_setting`.
-        network: preset name, YAML file or network; None takes that of the accelerator's preset.
-        nodes_of: devices of a node, where not those of the network.
-        technology: file that overlays technology constants.
-
-    Raises:
-        SpecError: bad input.
-    """
-    from worklode.hardware.network import Network
-    from worklode.search.training_step import evaluate_parallel
-
-    accelerator = _accelerator(on, "--on")
-    found = network if isinstance(network, Network) else network_of(accelerator, setting.devices, network, nodes_of)
-    graph = capture(workload, batch=setting.microbatch) if isinstance(workload, str) else workload
-    return evaluate_parallel(graph, accelerator, setting, _technology(technology), network=found)
+    return evaluator(workload, mode=mode, technology=technology).evaluate(accelerator_of(on, "--on"))
 
 
 def mine(
@@ -258,9 +182,9 @@ def mine(
     from worklode.search.mining import mine as mine_evaluators
     from worklode.search.objective import Objective
 
-    constants = _technology(technology)
-    baseline = None if budget is None else _accelerator(budget, "--budget")
-    limits = _limits(baseline, area_mm2, tdp_w, constants)
+    constants = technology_of(technology)
+    baseline = None if budget is None else accelerator_of(budget, "--budget")
+    limits = limits_of(baseline, area_mm2, tdp_w, constants)
     least = {"top_k": (top_k, 1), "workers": (workers, 1), "evaluations": (evaluations or 0, 0)}
     faults = [
         Fault(where=name, value=str(given), problem="too small a number", allowed=f">= {fewest}")
@@ -270,7 +194,7 @@ def mine(
     if faults:
         raise SpecError(*faults)
     goal = Objective.parse(objective)
-    designs = _space(space, baseline)
+    designs = space_of(space, baseline)
     listed = [workloads] if isinstance(workloads, str | TrainingGraph | Evaluator) else list(workloads)
     if not listed:
         raise SpecError(Fault(where="workloads", problem="at least one workload is needed"))
@@ -283,7 +207,7 @@ def mine(
     if max_time_s is not None:
         options = replace(options, max_time_s=SEARCH_SHARE * max_time_s)
         proof = replace(proof, max_time_s=max_time_s)
-    tell = progress or _silent
+    tell = progress or silent
     return mine_evaluators(
         evaluators,
         designs,
@@ -298,7 +222,7 @@ def mine(
     )
 
 
-def limits_of(
+def workload_limits(
     evaluators: Sequence[Evaluator],
     space: DesignSpace,
     technology: Technology,
@@ -313,23 +237,8 @@ def limits_of(
     Raises:
         SpecError: neither budget nor limits, or a limit that is not positive.
     """
-    limits = _limits(budget, area_mm2, tdp_w, technology)
+    limits = limits_of(budget, area_mm2, tdp_w, technology)
     return replace(limits, hbm_bytes=_memory_limit(memory, evaluators, space, budget))
-
-
-def _limits(baseline: Accelerator | None, area_mm2: float | None, tdp_w: float | None, constants: Technology) -> Limits:
-    from worklode.search.evaluate import silicon
-    from worklode.search.objective import Limits
-
-    if baseline is None and area_mm2 is None and tdp_w is None:
-        raise SpecError(
-            Fault(where="mine", problem="no silicon budget", allowed="--budget PRESET, or --area and/or --tdp")
-        )
-    area, power = float("inf"), float("inf")
-    if baseline is not None:
-        found = silicon(baseline, constants)
-        area, power = found.area_mm2, found.tdp_w
-    return Limits(area_mm2=area if area_mm2 is None else area_mm2, tdp_w=power if tdp_w is None else tdp_w)
 
 
 def _memory_limit(
@@ -346,28 +255,5 @@ def _memory_limit(
     return float(needed) if rule == "fit" or needed <= most else 0.0
 
 
-def _space(space: str | Path | DesignSpace | None, baseline: Accelerator | None) -> DesignSpace:
-    from worklode.hardware.space import DesignSpace, default_space, load_space
-
-    if isinstance(space, DesignSpace):
-        return space
-    default = default_space(baseline)
-    return default if space is None else load_space(Path(space), default)
-
-
 def _graph(workload: str | TrainingGraph) -> TrainingGraph:
     return capture(workload) if isinstance(workload, str) else workload
-
-
-def _accelerator(found: str | Path | Accelerator, where: str) -> Accelerator:
-    return found if isinstance(found, Accelerator) else load_accelerator(found, where=where)
-
-
-def _technology(found: str | Path | Technology | None) -> Technology:
-    if isinstance(found, Technology):
-        return found
-    return load_technology(None if found is None else Path(found))
-
-
-def _silent(*told: object) -> None:
-    """Nobody listens."""
