@@ -40,8 +40,8 @@ table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-
 th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 p.note { color: #666; max-width: 60em }
-div.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(30em, 1fr)); gap: 1em }
-div.row > div { min-width: 0; overflow: hidden }
+div.row { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1em }
+@media (max-width: 60em) { div.row { grid-template-columns: minmax(0, 1fr) } }
 """
 
 
