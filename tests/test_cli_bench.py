@@ -270,3 +270,27 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
     assert [float(row["samples_per_s"]) for row in rows] == [row["samples_per_s"] for row in found["designs"]]
     assert document(capsys, *arguments, "--out", "out") == found
     assert Path("out/evaluation.md").read_bytes() == page
+
+
+def test_its_reference_is_what_mine_finds(capsys: Captured) -> None:
+    found = document(capsys, *BENCH)["references"][0]
+    mined = document(capsys, "mine", "net.py:make", "--budget", "tpuv2", "--space", "space.yaml")
+    assert found["figure"] == mined["best"]["objective_value"]
+    assert found["bound"] == mined["bound"]
+
+
+def test_without_the_extra_packages_there_is_a_table_and_a_word_of_what_is_missing(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plotly", "plotly.offline", "optuna", "sklearn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("optuna_searchers", "gaussian", "spotlight", "mapping_search"):
+        monkeypatch.delitem(sys.modules, f"worklode.search.contest.{name}", raising=False)
+    assert cli.run(BENCH) == 0
+    out, err = capsys.readouterr()
+    assert "worklode" in out
+    assert "without bench.html: plotly" in err and "worklode[bench]" in err
+    assert Path("out/result.json").exists() and not Path("out/bench.html").exists()
+    for name, package in (("tpe", "optuna"), ("spotlight-like", "sklearn")):
+        failure = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", "--searchers", name, code=2)
+        assert f"needs a package that is not installed ({package}" in failure["error"]["message"]
