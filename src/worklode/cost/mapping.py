@@ -90,13 +90,25 @@ class ProductShape:
     element_bytes: int
     patch: int
 
-    def edges(self, stays: int) -> tuple[Ints, Ints, Ints]:
-        """Tile edges along m, n and k that may be chosen where this operand stays, descending."""
+    @property
+    def rows_overlap(self) -> bool:
+        """Neighbouring tiles along m fetch, or add up, some elements both."""
+        return self.patch in (PATCH_A, PATCH_C)
+
+    def edges(self, stays: int, *, coarse: bool = False) -> tuple[Ints, Ints, Ints]:
+        """Tile edges along m, n and k that may be chosen where this operand stays, descending.
+
+        Where rows overlap and A or B stays, there are two sets, as in the enumeration: fine rows, with the shortest
+        edge along n where B stays, and `coarse` rows, four times as long from one to the next, with any edge along n.
+        """
         rows, cols, depth = (tile_edges(length, self.element_bytes) for length in (self.m, self.n, self.k))
         if self.patch == PATCH_B:
             depth = halo_edges(self.k, self.element_bytes, halving=stays != OUTPUTS_STAY)
-        if stays == B_STAYS and self.patch in (PATCH_A, PATCH_C):
-            rows = halo_edges(self.m, self.element_bytes)
+        if self.rows_overlap and stays != OUTPUTS_STAY:
+            if coarse:
+                rows = halo_edges(self.m, self.element_bytes)
+            elif stays == B_STAYS:
+                cols = cols[-1:]
         return rows, cols, depth
 
 

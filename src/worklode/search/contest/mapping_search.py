@@ -7,6 +7,7 @@ the best mapping by enumeration instead, in a thousandth of the time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product as every
 
 import numpy as np
 
@@ -20,6 +21,10 @@ MOST_DRAWS = 20
 # Chance that a dimension is split into as many parts as there are cores left [1], else a number drawn evenly in its
 # logarithm. Assumption: half, so that most samples use most of the cores they hold.
 WHOLE_SPLIT = 0.5
+# Chance that a dimension is not tiled [1]. Assumption: a quarter, about what drawing among the divisors of a size has.
+WHOLE_EDGE = 0.25
+# Chance of the coarse set of tiles where there are two (`ProductShape.edges`) [1]. Assumption: half.
+COARSE_ROWS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +180,16 @@ def _tilings(shape: ProductShape, count: int, random: np.random.Generator) -> In
     stays = random.integers(0, 3, count)
     found = np.empty((count, 4), np.int64)
     found[:, 0] = stays
-    for choice in (OUTPUTS_STAY, A_STAYS, B_STAYS):
-        rows = np.flatnonzero(stays == choice)
-        for at, edges in enumerate(shape.edges(choice), start=1):
+    coarse = random.random(count) < COARSE_ROWS
+    for choice, rough in every((OUTPUTS_STAY, A_STAYS, B_STAYS), (False, True)):
+        rows = np.flatnonzero((stays == choice) & (coarse == rough))
+        for at, edges in enumerate(shape.edges(choice, coarse=rough), start=1):
             shortest, longest = float(edges[-1]), float(edges[0])
             wanted = np.exp(random.uniform(np.log(shortest), np.log(longest), len(rows)))
             # Edges descend: the longest that is not above the one drawn.
             index = np.searchsorted(-edges, -wanted * (1.0 + 1e-9))
-            found[rows, at] = edges[np.minimum(index, len(edges) - 1)]
+            index = np.where(random.random(len(rows)) < WHOLE_EDGE, 0, np.minimum(index, len(edges) - 1))
+            found[rows, at] = edges[index]
     return found
 
 
