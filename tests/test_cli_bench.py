@@ -268,8 +268,10 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
     with Path("out/evaluation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["samples_per_s"]) for row in rows] == [row["samples_per_s"] for row in found["designs"]]
-    assert document(capsys, *arguments, "--out", "out") == found
+    assert document(capsys, *arguments, "--out", "out", "--write", "page.md") == found
     assert Path("out/evaluation.md").read_bytes() == page
+    assert "of the folder `page`" in Path("page.md").read_text()
+    assert Path("page/evaluation.csv").read_bytes() == Path("out/evaluation.csv").read_bytes()
 
 
 def test_its_reference_is_what_mine_finds(capsys: Captured) -> None:

@@ -105,6 +105,10 @@ def reproduce(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the evaluation, gone on with where it is one.")
     ] = Path("runs/reproduce"),
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="Write the page here too, its CSV files beside it.", show_default=False),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -139,4 +143,4 @@ def reproduce(
         out=out,
         resume=None,
     )
-    return run_reproduce(tuple(models or ()), step, request)
+    return run_reproduce(tuple(models or ()), step, request, write=write)

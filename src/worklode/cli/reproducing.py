@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from worklode.cli.benching import BenchOptions, bench_request, write_bench
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 # The models of the paper's evaluation: the first of the zoo.
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
+TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, "rows.csv", "cells.csv")
 
 
-def run_reproduce(models: tuple[str, ...], step: StepOptions, options: BenchOptions) -> Outcome:
-    """Run, or go on with, the evaluation; write its tables and its page."""
+def run_reproduce(
+    models: tuple[str, ...], step: StepOptions, options: BenchOptions, *, write: Path | None = None
+) -> Outcome:
+    """Run, or go on with, the evaluation; write its tables and its page, and copies of them where asked."""
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
     from worklode.study.bench import run_bench
     from worklode.study.bench_directory import BenchDirectory
@@ -50,6 +55,13 @@ def run_reproduce(models: tuple[str, ...], step: StepOptions, options: BenchOpti
         "run_directory": str(directory.path),
     }
     directory.write_text(EVALUATION_PAGE, evaluation_page(document))
+    if write is not None:
+        tables = write.with_suffix("")
+        tables.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            copyfile(directory.path / name, tables / name)
+        write.write_text(evaluation_page(document, f"of the folder `{tables.name}`"), encoding="utf-8")
+        messages = (*messages, f"written: {write} and {tables}")
 
     def report() -> Iterable[RenderableType]:
         return evaluation_report(document)

@@ -17,8 +17,8 @@ Document = Mapping[str, Any]
 HEAD = """\
 # The paper's evaluation, single devices
 
-Written by `worklode reproduce`; do not edit. Every figure is a row of a file of the same folder: designs in
-evaluation.csv, headlines in headlines.csv, searches in rows.csv and cells.csv.
+Written by `worklode reproduce`; do not edit. Every figure is a row of a file {where}: designs in evaluation.csv,
+headlines in headlines.csv, searches in rows.csv and cells.csv.
 
 The paper: M. Adnan et al., *Workload-Aware Hardware Accelerator Mining for Distributed Deep Learning Training*, arXiv
 2404.14632; its headlines are those of its abstract. Nothing here is tuned to meet them.
@@ -60,14 +60,14 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
         yield listing(rows, right=("samples/s", "x", "per W, x", "gap", "search", "mm2", "W"))
 
 
-def evaluation_page(document: Document) -> str:
-    """Markdown of a document of `reproduce`."""
-    return "\n".join(_lines(document)) + "\n"
+def evaluation_page(document: Document, where: str = "of the same folder") -> str:
+    """Markdown of a document of `reproduce`; `where` says where its CSV files are."""
+    return "\n".join(_lines(document, where)) + "\n"
 
 
-def _lines(document: Document) -> Iterator[str]:
+def _lines(document: Document, where: str) -> Iterator[str]:
     bench = document["bench"]
-    yield HEAD
+    yield HEAD.format(where=where)
     yield f"Budget: that of {document['budget']}. {bench['objective']}; {budget_text(bench)}.\n"
     yield "## Headlines\n"
     yield from _table([headline_row(found) for found in document["headlines"]])
