@@ -234,12 +234,29 @@ def test_where_no_design_keeps_the_limits_the_status_says_so(capsys: Captured) -
     assert all(row["final_figure"] is None for row in found["rows"])
 
 
-def test_a_searcher_that_asks_for_no_design_is_named(capsys: Captured) -> None:
-    wrong = INTERRUPTING.replace("[self.problem.start]", "[(99,) * 7]").replace("raise KeyboardInterrupt", "return []")
-    Path("wrong.py").write_text(wrong)
-    arguments = ("--space", "space.yaml", "--searchers", "wrong.py:Interrupting", "--out", "out")
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [(99,) * 7]", "asks for what is no design"),
+        ("return [self.problem.start] * (most + 1)", "asks for too many designs at once"),
+        ("return self.nothing", "wrong.py:8: raised AttributeError"),
+    ],
+)
+def test_what_a_searcher_does_wrong_is_said_of_it(capsys: Captured, body: str, message: str) -> None:
+    Path("wrong.py").write_text(
+        "class Wrong:\n"
+        "    def __init__(self, problem, seed):\n"
+        "        self.problem = problem\n"
+        "    def tell(self, results):\n"
+        "        pass\n"
+        "\n"
+        "    def ask(self, most):\n"
+        f"        {body}\n"
+    )
+    arguments = ("--space", "space.yaml", "--searchers", "wrong.py:Wrong", "--out", "out")
     failure = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments, code=2)
-    assert "asks for what is no design" in failure["error"]["message"]
+    assert message in failure["error"]["message"]
+    assert "wrong.py:Wrong" in failure["error"]["message"]
 
 
 def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) -> None:

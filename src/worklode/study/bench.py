@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import worklode
-from worklode.errors import Fault, SpecError
+from worklode.errors import Fault, SpecError, WorklodeError
 from worklode.hardware.accelerator import Accelerator
 from worklode.search.certificate import ProofOptions
-from worklode.search.contest.cell import Budget, Cell, run_cell
+from worklode.search.contest.cell import Budget, Cell, Maker, run_cell
 from worklode.search.contest.judging import Contest, contest, remember
-from worklode.search.contest.registry import SEEDLESS, searcher_maker
+from worklode.search.contest.registry import SEEDLESS, is_own, searcher_maker
 from worklode.search.contest.summary import ARRIVED, CONFIDENCE, Curve, Reference, Row, best_known, curves, rows
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import Grid
@@ -177,12 +178,26 @@ def run_bench(request: BenchRequest, directory: BenchDirectory, progress: Progre
             found = cell
             if found is None:
                 label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {total})"
-                found = run_cell(
-                    made, name, makers[name], seed, request.budget, progress=partial(_tell, progress, label)
-                )
+                found = _run(made, name, makers[name], seed, request.budget, partial(_tell, progress, label))
                 directory.write_cell(workload.name, name, seed, found.to_dict())
             cells.append(found)
     return BenchResult(request=request, cells=tuple(cells), references=tuple(references))
+
+
+def _run(
+    made: Contest, name: str, maker: Maker, seed: int, budget: Budget, progress: Callable[[int, int], None]
+) -> Cell:
+    """A cell; what a user's searcher raises is reported as theirs."""
+    try:
+        return run_cell(made, name, maker, seed, budget, progress=progress)
+    except WorklodeError:
+        raise
+    except Exception as error:
+        if is_own(name):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place, problem = f"{frame.filename}:{frame.lineno}", f"raised {type(error).__name__}: {error}"
+        raise SpecError(Fault(where=name, path=place, problem=problem)) from error
 
 
 def workload_digest(evaluator: Evaluator) -> str:

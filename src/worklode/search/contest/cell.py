@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from worklode.errors import Fault, SpecError
 from worklode.search.contest.interface import Problem, Searcher, SelfJudging, Told
 from worklode.search.contest.judging import Contest, evaluated, judged, thorough_figure, verify_design
@@ -174,9 +176,8 @@ class _Run:
         self.finished = False
         self.searcher_cpu_s = self.evaluation_cpu_s = 0.0
         self.best: tuple[float, Point] | None = None
-        self.searcher: Searcher | None = None
         started_s = time.process_time()
-        self.searcher = make(self.problem, seed)
+        self.searcher: Searcher = make(self.problem, seed)
         self.searcher_cpu_s += time.process_time() - started_s
         self.judges_itself = isinstance(self.searcher, SelfJudging)
 
@@ -186,7 +187,6 @@ class _Run:
 
     def batch(self) -> None:
         """Ask, evaluate, tell."""
-        assert self.searcher is not None
         most = min(MOST_AT_ONCE, self.budget.evaluations - len(self.steps))
         started_s = time.process_time()
         points = [tuple(int(index) for index in point) for point in self.searcher.ask(most)]
@@ -211,6 +211,7 @@ class _Run:
         if not self.judges_itself:
             self.evaluation_cpu_s += charged_s
         if recommended is not None:
+            self._check_recommended(recommended)
             self.best = (evaluated(self.contest, self.problem, recommended).figure, recommended)
         elif not self.judges_itself and told.figure is not None and (self.best is None or told.figure < self.best[0]):
             self.best = (told.figure, told.point)
@@ -263,6 +264,11 @@ class _Run:
 
     def _cpu_s(self) -> float:
         return self.searcher_cpu_s + self.evaluation_cpu_s
+
+    def _check_recommended(self, point: Point) -> None:
+        if len(point) != len(self.problem.lengths) or not self.problem.legal(np.array([point], np.int64))[0]:
+            problem, allowed = "recommends what it may not build", "a design of the grid within the limits"
+            raise SpecError(Fault(where=self.name, value=str(point), problem=problem, allowed=allowed))
 
     def _check(self, points: Sequence[Point], most: int) -> None:
         lengths = self.problem.lengths

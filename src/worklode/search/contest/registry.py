@@ -38,6 +38,11 @@ def searcher_names() -> tuple[str, ...]:
     return (*_OWN, *sorted(entry.name for entry in entry_points(group=GROUP) if entry.name not in _OWN))
 
 
+def is_own(name: str) -> bool:
+    """Whether a searcher comes with worklode."""
+    return name in _OWN
+
+
 def searcher_maker(name: str) -> Maker:
     """What makes a searcher: a callable of (problem, seed).
 
