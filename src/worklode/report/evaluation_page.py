@@ -42,7 +42,7 @@ What differs, by construction:
 
 RATIOS = """\
 Ratios are geometric means over the models, with the least and the greatest. Search times are CPU seconds, compared only
-where a search came to its own end and was not stopped by the budget of its run.
+where a search came to its own end and was not stopped by the budget of its run (`>` in the tables of designs).
 """
 
 
@@ -113,7 +113,7 @@ def design_row(row: Document) -> dict[str, str]:
         "x": ratio(row["over_budget_throughput"]),
         "per W, x": ratio(row["over_budget_throughput_per_tdp"]),
         "gap": percent(row["gap_to_bound"]),
-        "search": seconds(row["search_cpu_s"]) + ("" if row["search_finished"] else " (stopped)"),
+        "search": ("" if row["search_finished"] else "> ") + seconds(row["search_cpu_s"]),
     }
 
 
