@@ -80,7 +80,8 @@ def test_its_time_is_booked_once(name: str) -> None:
     assert found.cpu_s == pytest.approx(found.own_cpu_s + found.mapping_cpu_s + found.evaluation_cpu_s)
     spent = [step.cpu_s for step in found.steps]
     assert spent == sorted(spent)
-    assert spent[-1] + found.finalists_cpu_s == pytest.approx(found.cpu_s, rel=0.2, abs=0.05)
+    # What a searcher does after its last design is in the whole, not in a step.
+    assert spent[-1] + found.finalists_cpu_s <= found.cpu_s * (1.0 + 1e-9)
     charged = sum(step.evaluation_cpu_s for step in found.steps)
     expected = 0.0 if found.judges_itself else charged
     assert found.evaluation_cpu_s - found.finalists_cpu_s == pytest.approx(expected)
