@@ -134,7 +134,7 @@ class _Confuciux:
             episode.traces.append(trace)
             point = np.array([trace.actions], np.int64)
             if not self.problem.legal(point)[0]:
-                # The paper's penalty: whatever was earned before is lost.
+                # As the paper has it: whatever was earned before is lost.
                 episode.rewards.append(-sum(episode.rewards))
                 return episode
             time_s = _alone_s(layer.model, self.problem.grid.accelerator(trace.actions))
