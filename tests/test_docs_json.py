@@ -63,6 +63,9 @@ CONTRACT = {
     "utilization": "tensor_core vector_core hbm",
     "mine": "objective constraints best top_k budget_baseline improvement bound optimality_gap search",
     "search": "space_size evaluated pruned wall_time_s",
+    "mine_parallel": "objective constraints best top_k budget_baseline improvement bound optimality_gap search stages "
+    "pipeline",
+    "parallel_search": "space_size evaluated pruned wall_time_s",
 }
 
 UNIT_OF_SUFFIX = {
@@ -198,6 +201,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
         Path("net.py").write_text(NET)
         Path("space.yaml").write_text(SPACE)
         small = "--space space.yaml --top-k 2"
+        many = "--pipeline 2 --tensor 2 --global-batch 4"
         commands = [
             ("capture", 0, "capture net.py:make"),
             ("capture", 0, "capture net.py:make --fused --out net.wlg.json.gz"),
@@ -207,13 +211,30 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             (
                 "evaluate_parallel",
                 0,
-                f"evaluate {GPT} --seq-len 32 --on a100-80gb --pipeline 2 --tensor 2 --global-batch 2",
+                f"evaluate {GPT} --seq-len 32 --on a100-80gb --pipeline 2 --tensor 2 --global-batch 2 --out spread",
             ),
             ("mine", 0, f"mine net.py:make --area 500mm2 --memory ignore --out mined {small}"),
             ("mine", 0, f"mine net.py:make net.wlg.json.gz --budget tpuv2 {small}"),
             ("mine", 0, f"mine net.py:make --budget tpuv2 --uncertainty {small}"),
             ("mine", 3, f"mine net.py:make --area 1mm2 --out infeasible {small}"),
             ("mine", 4, f"mine net.py:make --budget tpuv2 --max-time 1us {small}"),
+            ("mine_parallel", 0, f"mine {GPT} --seq-len 32 --budget tpuv3 {many} --out many {small}"),
+            (
+                "mine_parallel",
+                0,
+                f"mine {GPT} {GPT} --seq-len 32 --budget tpuv3 --objective throughput/tdp {many} {small}",
+            ),
+            (
+                "mine_parallel",
+                0,
+                f"mine {GPT} --seq-len 32 --budget tpuv3 --devices 4 --global-batch 4 {small}",
+            ),
+            (
+                "mine_parallel",
+                3,
+                f"mine {GPT} --seq-len 32 --area 1mm2 --network tpuv3 {many} --out infeasible-many {small}",
+            ),
+            ("mine_parallel", 4, f"mine {GPT} --seq-len 32 --budget tpuv3 --max-time 1us {many} {small}"),
             ("compare", 0, "compare evaluated mined"),
             (
                 "bench",
@@ -240,10 +261,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             assert status == code, document
             found.append(Printed(table, arguments, code, document))
         # What the run directory keeps is the same document without its own name.
-        for folder in ("mined", "infeasible"):
+        folders = {"mined": "mine", "infeasible": "mine", "many": "mine_parallel", "infeasible-many": "mine_parallel"}
+        for folder, table in folders.items():
             kept = {**json.loads(Path(folder, "result.json").read_text()), "run_directory": folder}
             assert run("report", folder)[1] == {key: kept[key] for key in kept if key != "run_directory"}
-            found.append(Printed("mine", folder, 0, kept))
+            found.append(Printed(table, folder, 0, kept))
         yield found
 
 

@@ -54,7 +54,7 @@ def captured(name: str = GPT) -> TrainingGraph:
 
 
 def small_space(**axes: tuple[int, ...]) -> DesignSpace:
-    chosen: dict[str, tuple[int, ...]] = {
+    chosen: dict[str, Any] = {
         "tensor_core_rows": (64, 128),
         "tensor_core_cols": (64, 128),
         "vector_lanes": (512, 1024),

@@ -153,9 +153,9 @@ def evaluate(
         network=network,
     )
     if setting.given:
-        refused = "--uncertainty" if uncertainty else "--out" if out is not None else ""
+        refused = "--uncertainty" if uncertainty else ""
         refused = "--mode one-core" if mode == "one-core" else refused
-        return run_parallel(workload, step, setting, on=on, technology=technology, refused=refused)
+        return run_parallel(workload, step, setting, on=on, technology=technology, out=out, refused=refused)
     return run_evaluate(workload, step, on=on, mode=mode, technology=technology, out=out, uncertain=uncertainty)
 
 
@@ -182,6 +182,12 @@ def mine(
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, throughput/tdp, energy or energy-delay.")
     ] = "throughput",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", help="One for each workload, such as 2,1: of the geometric mean over them.", show_default=False
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="How many of the best designs to keep.")] = 10,
     space: Annotated[
         Path | None, typer.Option("--space", help="YAML file of the values each part may take.", show_default=False)
@@ -249,6 +255,7 @@ def mine(
         tdp=tdp,
         memory=memory,
         objective=objective,
+        weights=weights,
         top_k=top_k,
         space=space,
         max_time=max_time,

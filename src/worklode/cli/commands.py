@@ -144,7 +144,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
 
     started = datetime.now(UTC).astimezone()
     faults = Faults()
-    asked = checked(request, faults)
+    asked = checked(request, len(workloads), faults)
     faults.collect(lambda: api.capture_options(**step.given()).check())
     faults.finish()
 
@@ -160,6 +160,7 @@ def run_mine(workloads: tuple[str, ...], step: StepOptions, request: MineRequest
             tdp_w=asked.tdp_w,
             memory=request.memory,
             objective=asked.objective,
+            weights=asked.weights,
             space=asked.space,
             technology=asked.constants,
             top_k=request.top_k,
@@ -250,6 +251,7 @@ def _write_mining(
             "budget": request.budget,
             "limits": document["constraints"],
             "objective": document["objective"],
+            "weights": request.weights,
             "mode": request.mode,
             "memory": request.memory,
             "top_k": request.top_k,

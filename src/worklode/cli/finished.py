@@ -28,10 +28,11 @@ def report_run(folder: Path) -> Outcome:
 
     def report() -> Iterable[RenderableType]:
         from worklode.report.distributed import distributed_report
+        from worklode.report.parallel import parallel_report
         from worklode.report.table import evaluation_report, mining_report
 
-        if mined and "pipeline" in run.result:
-            return distributed_report(run.result)
+        if "pipeline" in run.result:
+            return distributed_report(run.result) if mined else parallel_report(run.result)
         return mining_report(run.result) if mined else evaluation_report(run.result)
 
     infeasible = mined and run.result["best"] is None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worklode.cli.faults import Faults
 from worklode.cli.options import MemoryRule, ModeName
+from worklode.errors import Fault, SpecError
 
 if TYPE_CHECKING:
     from worklode.hardware.accelerator import Accelerator
@@ -34,6 +35,7 @@ class MineRequest:
     technology: Path | None
     out: Path | None
     uncertain: bool = False
+    weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +49,10 @@ class Checked:
     objective: str | Objective
     constants: Technology | None
     space: DesignSpace
+    weights: tuple[float, ...] | None
 
 
-def checked(request: MineRequest, faults: Faults) -> Checked:
+def checked(request: MineRequest, workloads: int, faults: Faults) -> Checked:
     """Read the values and files of a request; faults are collected, and the caller ends where there are any."""
     from worklode.hardware.presets import load_accelerator
     from worklode.hardware.space import default_space, load_space
@@ -73,6 +76,7 @@ def checked(request: MineRequest, faults: Faults) -> Checked:
     space = default_space(baseline)
     if space_file is not None:
         space = faults.collect(lambda: load_space(space_file, space)) or space
+    weights = None if request.weights is None else faults.collect(lambda: _weights(request.weights or "", workloads))
     return Checked(
         baseline=baseline,
         area_mm2=area_mm2,
@@ -81,4 +85,22 @@ def checked(request: MineRequest, faults: Faults) -> Checked:
         objective=objective or request.objective,
         constants=constants,
         space=space,
+        weights=weights,
     )
+
+
+def _weights(text: str, workloads: int) -> tuple[float, ...]:
+    """Numbers between commas, one for each workload.
+
+    Raises:
+        SpecError: a part that is no positive number, or too few or many.
+    """
+    from worklode.search.mining import check_weights
+
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        allowed = "numbers between commas, such as 2,1"
+        raise SpecError(Fault(where="--weights", value=repr(text), problem="is no list", allowed=allowed)) from None
+    check_weights(found, workloads)
+    return found

@@ -39,7 +39,7 @@ def run_mine_parallel(
 
     started = datetime.now(UTC).astimezone()
     faults = Faults()
-    asked = checked(request, faults)
+    asked = checked(request, len(workloads), faults)
     _refuse(request, options, workloads, devices, faults)
     setting = None if devices is not None else faults.collect(lambda: setting_of(step, options))
     faults.finish()
@@ -59,6 +59,7 @@ def run_mine_parallel(
                 network=options.network,
                 nodes_of=options.nodes_of,
                 max_time_s=asked.max_time_s,
+                weights=asked.weights,
                 **_shared(request, asked, progress),
             )
     document = distributed_document(found) if joint is None else joint_document(joint)
@@ -174,6 +175,7 @@ def _write(
             "budget": request.budget,
             "limits": document["constraints"],
             "objective": document["objective"],
+            "weights": request.weights,
             "mode": request.mode,
             "memory": request.memory,
             "top_k": request.top_k,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worklode.cli.commands import StepOptions, captured
+from worklode.cli.commands import StepOptions, captured, kept, names_of
 from worklode.cli.faults import Faults
-from worklode.cli.outcome import EXIT_INFEASIBLE, EXIT_OK, Outcome
+from worklode.cli.outcome import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_OK, Outcome
 from worklode.errors import SpecError
 
 if TYPE_CHECKING:
@@ -40,9 +42,16 @@ class ParallelOptions:
 
 
 def run_parallel(
-    workload: str, step: StepOptions, options: ParallelOptions, *, on: str, technology: Path | None, refused: str
+    workload: str,
+    step: StepOptions,
+    options: ParallelOptions,
+    *,
+    on: str,
+    technology: Path | None,
+    out: Path | None,
+    refused: str,
 ) -> Outcome:
-    """Evaluate an accelerator in a parallel setting.
+    """Evaluate an accelerator in a parallel setting; write a run directory where asked.
 
     Args:
         refused: options that were given and mean nothing beside a parallel setting.
@@ -50,14 +59,19 @@ def run_parallel(
     from worklode import api
     from worklode.hardware.presets import load_accelerator
     from worklode.hardware.technology import load_technology
+    from worklode.report.pipeline_trace import pipeline_trace_text
     from worklode.search.parallel_document import parallel_document
+    from worklode.study.run_directory import RunContent, check_destination, write_run
 
+    started = datetime.now(UTC).astimezone()
     faults = Faults()
     if refused:
         faults.add(refused, "does not go with a parallel setting", "leave it out")
     setting = faults.collect(lambda: setting_of(step, options))
     accelerator = faults.collect(lambda: load_accelerator(on, where="--on"))
     constants = faults.collect(lambda: load_technology(technology))
+    if out is not None:
+        faults.collect(lambda: check_destination(out))
     network = None
     if setting is not None and accelerator is not None:
         network = faults.collect(
@@ -74,7 +88,28 @@ def run_parallel(
 
         return parallel_report(document)
 
-    return Outcome(document=document, report=report, exit_code=EXIT_OK if found.fits else EXIT_INFEASIBLE)
+    messages: tuple[str, ...] = ()
+    if out is not None:
+        content = RunContent(
+            command="evaluate",
+            arguments=sys.argv[1:],
+            inputs=names_of(workload, on, technology, options.network),
+            started=started,
+            finished=datetime.now(UTC).astimezone(),
+            config={
+                "workloads": [{"workload": workload, "options": step.given()}],
+                "on": asdict(accelerator),
+                "parallel": setting.to_dict(),
+                "technology": technology,
+            },
+            result=document,
+            trace=pipeline_trace_text(found.timeline, graph.info.name),
+        )
+        messages = kept(document, lambda: write_run(content, out=out, name=workload))
+    exit_code = EXIT_OK if found.fits else EXIT_INFEASIBLE
+    if out is not None and not messages:
+        exit_code = EXIT_BAD_INPUT
+    return Outcome(document=document, report=report, messages=messages, exit_code=exit_code)
 
 
 def setting_of(step: StepOptions, options: ParallelOptions) -> ParallelSetting:

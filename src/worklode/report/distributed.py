@@ -241,7 +241,7 @@ def _settings(settings: Mapping[str, Any] | None) -> Iterator[RenderableType]:
     refused = "; ".join(f"{count(each['count'])} {each['problem']}" for each in settings["refused"])
     yield Text(
         f"{count(settings['simulated'])} settings simulated, the best {count(settings['compared'])} compared on the "
-        f"best design, {settings['mined']} mined"
+        f"designs found for {settings['mined']} of them"
         + (f"; {count(settings['dominated'])} with needless recomputation left out" * bool(settings["dominated"]))
         + (f"; refused: {refused}" * bool(refused)),
         style="dim",

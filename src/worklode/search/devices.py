@@ -1,8 +1,8 @@
 """Joint choice: how a number of devices trains a model best, and with which accelerator.
 
 Every setting of pipeline, tensor, data, microbatch and recomputation that divides the devices is simulated on a design
-and the best is mined; then all are simulated on the best design there is, until none that was not mined is better than
-what was. Method, and what it does not promise: docs/models/global_search.md, section 5.
+and the best is mined; then all are simulated on the design found too, until none that was not mined is better on any
+design than what was. Method, and what it does not promise: docs/models/global_search.md, section 5.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SettingFound:
-    """A setting and what it takes on the design that was found last.
+    """A setting and what it takes on the best of the designs found that holds it.
 
     Attributes:
         setting: the setting.
@@ -77,7 +77,7 @@ class JointResult:
 
     Attributes:
         best: mining of the best setting.
-        settings: those that were compared to the end, best first on the best design.
+        settings: those that were compared to the end, best first, each on the best design found for it.
         simulated: settings that were simulated on the first design.
         refused: why settings could not be meant, and how many.
         dominated: settings with more recomputation than one that fits, which can only take longer.
@@ -151,16 +151,17 @@ class JointSearch:
         settings.sort(key=lambda entry: entry[0])
         compared = [setting for _, setting, _ in settings[:MOST_COMPARED]]
         mined: dict[ParallelSetting, DistributedResult] = {}
-        design, least = reference, float("inf")
-        ranked = self._ranked(compared, design)
+        designs, least = [reference], float("inf")
+        ranked = self._ranked(compared, designs, enforced)
         for _ in range(MOST_MINED):
             better = [setting for figure, setting, _ in ranked if setting not in mined and figure < least]
             if not better:
                 break
             found = mined[better[0]] = mine(self._task(better[0]), enforced)
-            if found.best is not None and found.best.figure < least:
-                design, least = found.best.accelerator, found.best.figure
-                ranked = self._ranked(compared, design)
+            if found.best is not None:
+                least = min(least, found.best.figure)
+                designs.append(found.best.accelerator)
+                ranked = self._ranked(compared, designs, enforced)
         return JointResult(
             best=min(mined.values(), key=_figure),
             settings=tuple(
@@ -301,15 +302,19 @@ class JointSearch:
     # -- which is best --------------------------------------------------------------------------------------------
 
     def _ranked(
-        self, settings: Sequence[ParallelSetting], design: Accelerator
+        self, settings: Sequence[ParallelSetting], designs: Sequence[Accelerator], enforced: bool
     ) -> list[tuple[float, ParallelSetting, ParallelEvaluation]]:
-        """Settings by their figure on a design, whether they fit it or not."""
+        """Settings by their figure on the best design for each that holds it; of those that none holds, on any."""
         found = []
         for number, setting in enumerate(settings):
             self.tell("comparing settings", number, len(settings))
-            evaluation = self._evaluate(setting, design)
-            assert evaluation is not None, "it was evaluated before"
-            found.append((self._value(evaluation, design), number, setting, evaluation))
+            tries = []
+            for design in designs:
+                evaluation = self._evaluate(setting, design)
+                assert evaluation is not None, "it was evaluated before"
+                tries.append((enforced and not evaluation.fits, self._value(evaluation, design), evaluation))
+            _, figure, evaluation = min(tries, key=lambda one: one[:2])
+            found.append((figure, number, setting, evaluation))
         found.sort(key=lambda entry: entry[:2])
         return [(figure, setting, evaluation) for figure, _, setting, evaluation in found]
 

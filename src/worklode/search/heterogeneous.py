@@ -211,12 +211,10 @@ class OwnRows:
     """The iteration is at least every row: factors of the own times of the classes, and a constant [s].
 
     Attributes:
-        rows: [R, classes + 1].
-        stage_class: class of the stage that each row takes all microbatches through.
+        rows: [stages, classes + 1]: all microbatches of a stage, and one way through those before it.
     """
 
     rows: Row
-    stage_class: tuple[int, ...]
 
     def time_s(self, least_s: Sequence[float]) -> float:
         """The iteration where every class takes at least so long for all passes of one microbatch [s]."""
@@ -234,7 +232,7 @@ def own_rows(division: Division, classes: Sequence[tuple[int, ...]]) -> OwnRows:
     simple = setting.schedule.chunks_per_stage == 1 and not setting.schedule.splits_backward
     on, back = (found if setting.pipeline > 1 else () for found in division.sends_s)
     after_s = division.tied_s + last_reduction_s(division)
-    rows, of_stage = [], []
+    rows = []
     for stage in range(setting.pipeline):
         row = np.zeros(len(classes) + 1)
         row[class_of[stage]] += setting.microbatches
@@ -248,8 +246,7 @@ def own_rows(division: Division, classes: Sequence[tuple[int, ...]]) -> OwnRows:
             own = sum(on[stage : stage + 1]) + sum(back[max(stage - 1, 0) : stage])
             row[-1] += setting.microbatches * own - sum(back[max(stage - 1, 0) : stage])
         rows.append(row)
-        of_stage.append(class_of[stage])
-    return OwnRows(rows=np.array(rows), stage_class=tuple(of_stage))
+    return OwnRows(rows=np.array(rows))
 
 
 def least_time_power(
