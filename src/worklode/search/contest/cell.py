@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -105,8 +105,10 @@ class Cell:
         return self.own_cpu_s + self.mapping_cpu_s + self.evaluation_cpu_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as a file keeps them."""
-        return {"format": CELL_FORMAT, **asdict(self)}
+        """Plain values, as a file keeps them; steps as rows under the names of their fields."""
+        facts = {name: getattr(self, name) for name in Cell.__slots__ if name != "steps"}
+        rows = [[getattr(step, name) for name in Step.__slots__] for step in self.steps]
+        return {"format": CELL_FORMAT, **facts, "step_fields": list(Step.__slots__), "steps": rows}
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> Cell:
@@ -119,7 +121,8 @@ class Cell:
             if document["format"] != CELL_FORMAT:
                 raise ValueError(f"format {document['format']}, not {CELL_FORMAT}")
             facts = {name: document[name] for name in Cell.__slots__ if name not in ("steps", "final_point")}
-            steps = tuple(_step(step) for step in document["steps"])
+            names = document["step_fields"]
+            steps = tuple(_step(dict(zip(names, row, strict=True))) for row in document["steps"])
             final = document["final_point"]
             return Cell(**facts, steps=steps, final_point=None if final is None else tuple(final))
         except (KeyError, TypeError, ValueError) as error:
