@@ -282,6 +282,7 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
     )
     assert headlines["search time of spotlight-like over ours"]["ours"] is None
     page = Path("out/evaluation.md").read_bytes()
+    assert "nvdla-like" in Path("out/evaluation.html").read_text().rpartition("</script>")[0][-20_000:]
     with Path("out/evaluation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["samples_per_s"]) for row in rows] == [row["samples_per_s"] for row in found["designs"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # The models of the paper's evaluation: the first of the zoo.
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
+FIGURES = "evaluation.html"
 TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, "rows.csv", "cells.csv")
 
 
@@ -55,6 +57,10 @@ def run_reproduce(
         "run_directory": str(directory.path),
     }
     directory.write_text(EVALUATION_PAGE, evaluation_page(document))
+    with suppress(ModuleNotFoundError):  # the message about the page of the bench says what is missing
+        from worklode.report.evaluation_figures import evaluation_figures
+
+        directory.write_text(FIGURES, evaluation_figures(document))
     if write is not None:
         tables = write.with_suffix("")
         tables.mkdir(parents=True, exist_ok=True)

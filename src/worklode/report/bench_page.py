@@ -13,7 +13,7 @@ from worklode.report.bench import LEGEND, budget_text, reference_text, row_text
 Document = Mapping[str, Any]
 
 # Twelve colours that can be told apart (Paul Tol, Colour Schemes, SRON/EPS/TN/09-002, 2021: bright and muted).
-_COLOURS = (
+COLOURS = (
     *("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"),
     *("#332288", "#999933", "#882255", "#44aa99", "#cc6677", "#555555"),
 )
@@ -34,7 +34,7 @@ _TICKS = {
 _PARTS = (("own_share", "own model"), ("mapping_share", "search of mappings"), ("evaluation_share", "evaluations"))
 _PART_COLOURS = ("#4477aa", "#ccbb44", "#bbbbbb")
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
@@ -60,7 +60,7 @@ def bench_page(document: Document, curves: Sequence[Document]) -> str:
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>worklode bench</title>',
-            f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
+            f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
             f"<h1>Searchers compared</h1><p>{escape(document['objective'])}: {escape(budget_text(document))}.</p>",
             *_sections(document, curves),
             f'<p class="note">{escape(LEGEND)}</p>',
@@ -72,7 +72,7 @@ def bench_page(document: Document, curves: Sequence[Document]) -> str:
 
 
 def _sections(document: Document, curves: Sequence[Document]) -> Iterator[str]:
-    colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(document["searchers"])}
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(document["searchers"])}
     for reference in document["references"]:
         name = reference["workload"]
         rows = [row for row in document["rows"] if row["workload"] == name]
@@ -142,7 +142,7 @@ def _curves(rows: Sequence[Document], along: str, colours: Mapping[str, str]) ->
         },
         legend={"orientation": "h", "y": -0.2},
     )
-    return _html(figure)
+    return figure_html(figure)
 
 
 def _split(rows: Sequence[Document]) -> str:
@@ -169,10 +169,11 @@ def _split(rows: Sequence[Document]) -> str:
         yaxis={"autorange": "reversed", "automargin": True},
         legend={"orientation": "h", "y": 1.15},
     )
-    return _html(figure)
+    return figure_html(figure)
 
 
-def _html(figure: Any) -> str:
+def figure_html(figure: Any) -> str:
+    """A chart as part of a page."""
     # The id of a figure would be drawn at random otherwise: the same bench gives the same page.
     name = sha256(figure.to_json().encode()).hexdigest()[:12]
     config = {"responsive": True, "displayModeBar": False}
