@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct, WhiteKernel
@@ -51,13 +52,7 @@ class LinearProcess:
         deviation = np.maximum(deviation, _LEAST_DEVIATION)
         gain = (self.least - mean) / deviation
         density = np.exp(-0.5 * gain * gain) / np.sqrt(2.0 * np.pi)
-        return np.asarray(deviation * (gain * _normal_cdf(gain) + density))
+        return np.asarray(deviation * (gain * ndtr(gain) + density))
 
     def _standard(self, features: Floats) -> Floats:
         return np.ascontiguousarray((features - self.center) / self.scale)
-
-
-def _normal_cdf(values: Floats) -> Floats:
-    from scipy.special import ndtr
-
-    return np.asarray(ndtr(values))
