@@ -104,10 +104,11 @@ class Problem:
             return np.empty(0)
         area, power = self.grid.silicon(points)
         worst = np.maximum(area / self.limits.area_mm2, power / self.limits.tdp_w) - 1.0
-        if self.limits.hbm_bytes > 0:
-            capacity = self.grid.axes[HBM][points[:, HBM]] * float(self.grid.space.hbm_stack_bytes)
-            worst = np.maximum(worst, self.limits.hbm_bytes / capacity - 1.0)
-        return np.asarray(worst)
+        capacity = self.grid.axes[HBM][points[:, HBM]] * float(self.grid.space.hbm_stack_bytes)
+        worst = np.maximum(worst, self.limits.hbm_bytes / capacity - 1.0)
+        breaks = (area > self.limits.area_mm2) | (power > self.limits.tdp_w) | (capacity < self.limits.hbm_bytes)
+        # A quotient may round to 1: whether a limit is broken is decided as `Limits.allow` does.
+        return np.asarray(np.where(breaks, np.maximum(worst, np.finfo(float).tiny), np.minimum(worst, 0.0)))
 
     def legal(self, points: Points) -> NDArray[np.bool_]:
         """[D] which points are designs of the grid within the limits."""
