@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from worklode.hardware.accelerator import Accelerator
@@ -105,9 +105,9 @@ class Worklode:
 
 
 class _AskingSearch(LocalSearch):
-    """A local search whose schedules are made elsewhere."""
+    """A local search whose schedules are made elsewhere: `answer_to` is set before it runs."""
 
-    answer_to = staticmethod(lambda point: Told(point=point, figure=None, excess=0.0))
+    answer_to: Callable[[Point], Told]
 
     def schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
         """Ask for a design."""
