@@ -1,7 +1,7 @@
 """Scheduler: placements per second, and how far quick and thorough schedules are from lower bounds.
 
     python benchmarks/schedule.py                 synthetic training steps
-    python benchmarks/schedule.py GRAPH_FILE...   captured graphs, on the designs below, in both modes
+    python benchmarks/schedule.py GRAPH_FILE...   captured graphs, on the designs below, in all modes
 
 The first call compiles the kernels; its time is reported apart and not part of the rates.
 """
@@ -19,8 +19,9 @@ from worklode.graph.file import load_graph
 from worklode.graph.training_graph import graph_arrays
 from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.bounds import lower_bounds
+from worklode.schedule.interruptible import schedule_interruptible
 from worklode.schedule.list_kernel import list_schedule
-from worklode.schedule.list_scheduler import QUICK_POLICIES, _Passes, schedule
+from worklode.schedule.list_scheduler import QUICK_POLICIES, Passes, schedule
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import training_problem
 from worklode.schedule.verify import verify
@@ -46,11 +47,11 @@ def synthetic() -> Iterator[tuple[str, ScheduleProblem]]:
 
 
 def captured(paths: list[str]) -> Iterator[tuple[str, ScheduleProblem]]:
-    """Captured graphs on every design, in both modes."""
+    """Captured graphs on every design, in all modes."""
     for path in paths:
         arrays = graph_arrays(load_graph(path))
-        for mode in ("split", "one-core"):
-            model = CostModel(arrays.items, mode=mode)
+        for mode in ("split", "uninterrupted", "one-core"):
+            model = CostModel(arrays.items, mode="one-core" if mode == "one-core" else "split")
             for cores, side, vector, lanes, stacks, bandwidth in DESIGNS:
                 accelerator = Accelerator(
                     num_tensor_cores=cores,
@@ -82,6 +83,8 @@ def captured(paths: list[str]) -> Iterator[tuple[str, ScheduleProblem]]:
                         num_tensor_cores=cores,
                         num_vector_cores=vector,
                         hbm_bytes_per_s=accelerator.hbm_bytes_per_s,
+                        resume_s=costs.resume_s if mode == "split" else None,
+                        resume_bytes=costs.resume_bytes if mode == "split" else None,
                     ),
                 )
 
@@ -106,14 +109,15 @@ def main() -> None:
     print("problem                               tasks  placements/pass  bounds    quick             thorough")
     gaps = []
     for name, problem in captured(sys.argv[1:]) if sys.argv[1:] else synthetic():
-        passes = _Passes(problem, None, None)
+        passes = Passes(problem, None, None)
         found = passes.begin(QUICK_POLICIES[:1])[0]
         pass_s = shortest_s(partial(list_schedule, found.tasks, found.rules, passes.state))
-        quick_s = shortest_s(partial(schedule, problem))
+        make = schedule_interruptible if problem.interruptible else schedule
+        quick_s = shortest_s(partial(make, problem))
         bound_s = shortest_s(partial(lower_bounds, problem), 1)
-        thorough_s = shortest_s(partial(schedule, problem, effort="thorough"), 1)
+        thorough_s = shortest_s(partial(make, problem, effort="thorough"), 1)
         bound = lower_bounds(problem).makespan_s
-        quick, thorough = schedule(problem, segments=True), schedule(problem, effort="thorough", segments=True)
+        quick, thorough = make(problem, segments=True), make(problem, effort="thorough", segments=True)
         verify(problem, quick)
         verify(problem, thorough)
         gaps.append((quick.makespan_s / bound - 1, thorough.makespan_s / bound - 1))

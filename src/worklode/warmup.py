@@ -124,7 +124,7 @@ def main() -> int:
 
     start_s = perf_counter()
     graph = tiny_graph()
-    for mode in ("split", "one-core"):
+    for mode in ("split", "uninterrupted", "one-core"):
         api.evaluate(graph, "tpuv2", mode=mode)
         api.mine((graph,), budget="tpuv2", mode=mode)
     canonical_rank(api.evaluator(graph).problem(load_preset("tpuv2")))

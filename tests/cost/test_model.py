@@ -17,6 +17,7 @@ from worklode.cost.options import core_counts
 from worklode.errors import InternalError, SpecError
 from worklode.graph.work import Collective, Communication, PatchOperand, Product, Work, WorkItem
 from worklode.hardware.accelerator import Accelerator
+from worklode.hardware.presets import load_preset
 from worklode.schedule.list_scheduler import schedule
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.verify import verify
@@ -386,3 +387,23 @@ def test_the_scheduler_overlaps_a_collective_with_computation() -> None:
     verify(problem, found)
     assert found.makespan_s == pytest.approx(product_s)
     np.testing.assert_allclose(found.end_s - found.start_s, [product_s, product_s / 2])
+
+
+def test_what_an_interruption_adds() -> None:
+    """(6) of docs/models/schedule.md by hand: small results, a small operand, a batch, lanes alone."""
+    items = [matmul(1, 64, 64, 65536), matmul(1, 65536, 64, 128), matmul(8, 256, 256, 64), elementwise(1 << 20)]
+    for design, fill_s in (
+        (load_preset("tpuv2"), 0.0),
+        (load_preset("a100-80gb"), load_preset("a100-80gb").operator_fill_s),
+    ):
+        costs = operator_costs(items, design)
+        # Partial sums written and read; weights read again; the operand of one product of a batch; nothing.
+        reload_bytes = (2 * 64 * 64 * 4, 64 * 128 * 2, 256 * 64 * 2, 0)
+        array_cycles = 2 * design.tensor_core_rows + design.tensor_core_cols
+        for item, again in enumerate(reload_bytes):
+            for option in range(*options(costs, item).indices(len(costs.compute_s))):
+                cycles = 128 + (array_cycles if costs.tensor_cores[option] else 0)
+                filling_s = min(fill_s, costs.hbm_bytes[option] / design.sustained_hbm_bytes_per_s)
+                expected = cycles / design.sustained_clock_hz + filling_s + again / design.sustained_hbm_bytes_per_s
+                assert costs.resume_bytes[option] == again
+                assert costs.resume_s[option] == pytest.approx(expected)

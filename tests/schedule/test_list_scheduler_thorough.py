@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worklode.schedule.bounds import lower_bounds
 from worklode.schedule.canonical_rank import canonical_rank
 from worklode.schedule.list_kernel import list_schedule, new_state
-from worklode.schedule.list_scheduler import MORE_POLICIES, QUICK_POLICIES, Policy, _Passes, improve, schedule
+from worklode.schedule.list_scheduler import MORE_POLICIES, QUICK_POLICIES, Passes, Policy, improve, schedule
 from worklode.schedule.problem import ScheduleProblem
 from worklode.schedule.synthetic import Options, problem_from_lists, random_problem, training_problem
 from worklode.schedule.verify import verify
@@ -85,7 +85,7 @@ def test_thorough_schedules_are_valid_never_worse_and_repeatable(problem: Schedu
 @settings(deadline=None)
 @given(problem=problems, policy=policies)
 def test_every_pass_is_valid_in_both_directions(problem: ScheduleProblem, policy: Policy) -> None:
-    passes = _Passes(problem, None, None)
+    passes = Passes(problem, None, None)
     founds = passes.begin((policy,))
     for found in [*founds, *passes.justify(founds[0])]:
         verify(problem, passes.finish(found, segments=True))
@@ -100,7 +100,7 @@ def test_every_pass_is_valid_in_both_directions(problem: ScheduleProblem, policy
 def test_settled_schedules_start_when_something_ends(problem: ScheduleProblem) -> None:
     """Without contention a schedule made backward can always be moved forward; then nothing waits for no reason."""
     problem = replace(problem, hbm_bytes=np.zeros_like(problem.hbm_bytes))
-    passes = _Passes(problem, None, None)
+    passes = Passes(problem, None, None)
     settled = passes.settle(passes.begin((Policy(backward=True, price=4.0),))[0])
     assert not settled.backward
     ends = {0.0, *settled.end.tolist()}
@@ -110,7 +110,7 @@ def test_settled_schedules_start_when_something_ends(problem: ScheduleProblem) -
 @settings(deadline=None, max_examples=20)
 @given(problem=problems, policy=policies)
 def test_compiled_pass_equals_the_interpreted_one(problem: ScheduleProblem, policy: Policy) -> None:
-    passes = _Passes(problem, None, None)
+    passes = Passes(problem, None, None)
     found = passes.begin((policy,))[0]
     state = new_state(len(problem.item_of), 0)
     interpreted = cast(Any, list_schedule).py_func
@@ -126,7 +126,7 @@ def test_idle_cores_go_to_what_has_just_started() -> None:
     problem = problem_from_lists(
         [[], [0], [1]], [poor] * 3, num_tensor_cores=4, num_vector_cores=1, hbm_bytes_per_s=1.0
     )
-    passes = _Passes(problem, None, None)
+    passes = Passes(problem, None, None)
     narrow, widened = Policy(price=64.0), Policy(price=64.0, widen=True)
     assert passes.begin((widened,))[0].makespan_s == 6.0
     rules = passes.begin((widened,))[0].rules._replace(widen=False)
@@ -145,7 +145,7 @@ def test_justification_brings_updates_forward() -> None:
     problem = problem_from_lists(
         predecessors, [long, short, update] * 6, num_tensor_cores=1, num_vector_cores=1, hbm_bytes_per_s=1.0
     )
-    passes = _Passes(problem, None, None)
+    passes = Passes(problem, None, None)
     first = passes.begin((Policy(),))[0]
     assert first.makespan_s == 6 * 1.5 + 1.0 + 6 * 3.0
     least_s = 1.5 + 1.0 + 6 * 3.0

@@ -77,7 +77,7 @@ def test_without_ranges_nothing_moves() -> None:
     evaluator = Evaluator(transformer_training(tokens=64, width=64).graph(), certain)
     accelerator = load_preset("tpuv3")
     found = uncertainty(evaluator, accelerator)
-    figures = evaluator.figures(accelerator)
+    figures = evaluator.figures(accelerator, effort="thorough")
     for name, value in (("area_mm2", figures.area_mm2), ("tdp_w", figures.tdp_w), ("energy_j", figures.energy_j)):
         assert found[name]["p5"] == pytest.approx(value) and found[name]["p95"] == pytest.approx(value)
     assert energy_constants(accelerator, certain) == energy_constants(accelerator, TECHNOLOGY)
@@ -136,7 +136,7 @@ def test_ranking_under_common_draws() -> None:
 
 def test_a_ranking_may_be_open() -> None:
     """Lanes that hardly work cost leakage, little SRAM costs traffic: the draw may decide which is better."""
-    evaluator = Evaluator(transformer_training(tokens=2048, width=1024).graph(), TECHNOLOGY)
+    evaluator = Evaluator(transformer_training(tokens=2048, width=1024).graph(), TECHNOLOGY, mode="uninterrupted")
     base = load_preset("tpuv4")
     many_lanes = replace(base, num_vector_cores=4 * base.num_vector_cores)
     shares = []

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Called with what is being done, how much of it is done and how much there is (0 where unknown).
 Progress = Callable[..., None]
 Note = Callable[[str], None]
-Mode = Literal["split", "one-core"]
+Mode = Literal["split", "uninterrupted", "one-core"]
 MemoryRule = Literal["auto", "fit", "ignore"]
 
 __all__ = [
@@ -124,7 +124,8 @@ def evaluate(
     Args:
         workload: a captured graph, or what `capture` takes.
         on: preset name, YAML file or accelerator.
-        mode: `split` lets an operator use many cores, `one-core` runs it on one.
+        mode: `split` lets an operator use many cores, and be interrupted; `uninterrupted` many cores from start to end;
+            `one-core` runs it on one.
         technology: file that overlays technology constants.
 
     Raises:

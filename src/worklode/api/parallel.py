@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from worklode.hardware.space import DesignSpace
     from worklode.search.devices import JointResult
     from worklode.search.distributed_result import DistributedResult
-    from worklode.search.objective import Objective
+    from worklode.search.grid import Grid
+    from worklode.search.objective import Limits, Objective
     from worklode.search.parallel import ParallelSetting
     from worklode.search.parallel_evaluation import ParallelEvaluation
 
@@ -67,23 +68,28 @@ NETWORK_OF_PRESET = {
 
 
 def network_of(
-    accelerator: Accelerator, devices: int, network: str | Path | None = None, nodes_of: int | None = None
+    accelerator: Accelerator | None,
+    devices: int,
+    network: str | Path | Network | None = None,
+    nodes_of: int | None = None,
 ) -> Network | None:
     """The network between devices: the one named, else that of the preset; None for a single device.
 
     Raises:
         SpecError: no network is known, or its nodes cannot have that size.
     """
+    from worklode.hardware.network import Network
     from worklode.hardware.network_file import load_network
     from worklode.search.parallel import with_nodes_of
 
-    name = network or NETWORK_OF_PRESET.get(accelerator.name)
+    preset = "" if accelerator is None else accelerator.name
+    name = network or NETWORK_OF_PRESET.get(preset)
     if name is None:
         if devices == 1:
             return None
-        problem = f"{devices} devices, and no network is known for {accelerator.name or 'this accelerator'}"
+        problem = f"{devices} devices, and no network is known for {preset or 'a design without a preset'}"
         raise SpecError(Fault(where="--network", problem=problem, allowed="a preset or a YAML file"))
-    found = load_network(name, where="--network")
+    found = name if isinstance(name, Network) else load_network(name, where="--network")
     return found if nodes_of is None else with_nodes_of(found, nodes_of)
 
 
@@ -109,11 +115,10 @@ def evaluate_setting(
     Raises:
         SpecError: bad input.
     """
-    from worklode.hardware.network import Network
     from worklode.search.training_step import evaluate_parallel
 
     accelerator = accelerator_of(on, "--on")
-    found = network if isinstance(network, Network) else network_of(accelerator, setting.devices, network, nodes_of)
+    found = network_of(accelerator, setting.devices, network, nodes_of)
     graph = _microbatch(workload, setting.microbatch)
     return evaluate_parallel(graph, accelerator, setting, technology_of(technology), network=found)
 
@@ -167,7 +172,7 @@ def mine_setting(
     limits = limits_of(baseline, area_mm2, tdp_w, constants)
     designs = space_of(space, baseline)
     goal = Objective.parse(objective)
-    joined = _network(network, baseline, setting.devices, nodes_of)
+    joined = network_of(baseline, setting.devices, network, nodes_of)
     listed = [workloads] if isinstance(workloads, str | TrainingGraph) else list(workloads)
     parts = _weights(weights, len(listed))
     tasks = []
@@ -237,6 +242,7 @@ def mine_devices(
     from worklode.search.devices import Fixed, JointSearch
     from worklode.search.distributed import mine_parallel
     from worklode.search.distributed_result import ParallelTask
+    from worklode.search.grid import Grid
     from worklode.search.objective import Objective
 
     constants = technology_of(technology)
@@ -255,8 +261,8 @@ def mine_devices(
         microbatch=1,
     )
     base = replace(checked, sequence_parallel=sequence_parallel)
-    _check_devices(devices, pipeline=pipeline, tensor=tensor, data=data, microbatch=microbatch)
-    joined = _network(network, baseline, devices, nodes_of)
+    check_devices(devices, pipeline=pipeline, tensor=tensor, data=data, microbatch=microbatch)
+    joined = network_of(baseline, devices, network, nodes_of)
     fixed = Fixed(
         pipeline=pipeline,
         tensor=tensor,
@@ -285,7 +291,7 @@ def mine_devices(
     return search.run(
         baseline or designs.accelerator(middle),
         memory,
-        float(designs.hbm_stacks[-1] * designs.hbm_stack_bytes),
+        _largest_hbm_bytes(Grid(designs, constants), limits, baseline),
         mine,
     )
 
@@ -297,26 +303,14 @@ def _microbatch(workload: str | TrainingGraph, samples: int) -> TrainingGraph:
     return capture(workload, batch=samples) if isinstance(workload, str) else workload
 
 
-def _network(
-    network: str | Path | Network | None, baseline: Accelerator | None, devices: int, nodes_of: int | None
-) -> Network | None:
-    from worklode.hardware.network import Network
+def _largest_hbm_bytes(grid: Grid, limits: Limits, baseline: Accelerator | None) -> float:
+    """HBM of the design that has most within area and TDP, the budget's own among them [bytes]."""
+    from worklode.search.certificate import designs_within
+    from worklode.search.grid import HBM
 
-    if isinstance(network, Network):
-        return network
-    if baseline is None and network is None and devices > 1:
-        problem = f"{devices} devices, and neither a budget's preset nor a network"
-        raise SpecError(Fault(where="--network", problem=problem, allowed="a preset or a YAML file"))
-    if baseline is None and network is None:
-        return None
-    from worklode.hardware.network_file import load_network
-    from worklode.search.parallel import with_nodes_of
-
-    if baseline is not None:
-        return network_of(baseline, devices, network, nodes_of)
-    assert network is not None
-    found = load_network(network, where="--network")
-    return found if nodes_of is None else with_nodes_of(found, nodes_of)
+    points, _ = designs_within(grid, limits)
+    stacks = grid.axes[HBM][points[:, HBM]].max(initial=0)
+    return float(max(stacks * grid.space.hbm_stack_bytes, 0 if baseline is None else baseline.hbm_bytes))
 
 
 def _weights(weights: Sequence[float] | None, workloads: int) -> Sequence[float]:
@@ -329,8 +323,12 @@ def _weights(weights: Sequence[float] | None, workloads: int) -> Sequence[float]
     return parts
 
 
-def _check_devices(devices: int, **parts: int | None) -> None:
-    """Refuse what does not divide the devices, with every fault."""
+def check_devices(devices: int, **parts: int | None) -> None:
+    """Refuse what does not divide the devices.
+
+    Raises:
+        SpecError: every fault.
+    """
     faults = []
     for name, value in {"devices": devices, **parts}.items():
         if value is not None and value < 1:

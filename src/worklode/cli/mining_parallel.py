@@ -13,7 +13,7 @@ from worklode.cli.commands import StepOptions, captured, kept, names_of
 from worklode.cli.faults import Faults
 from worklode.cli.mine_request import Checked, MineRequest, checked
 from worklode.cli.outcome import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_OK, EXIT_OUT_OF_TIME, Outcome
-from worklode.cli.parallel import ParallelOptions, setting_of
+from worklode.cli.parallel import ParallelOptions, microbatch_of, setting_faults, setting_of
 from worklode.cli.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from worklode.hardware.network import Network
     from worklode.search.devices import JointResult
     from worklode.search.distributed_result import DistributedResult
 
@@ -40,13 +41,18 @@ def run_mine_parallel(
     started = datetime.now(UTC).astimezone()
     faults = Faults()
     asked = checked(request, len(workloads), faults)
-    _refuse(request, options, workloads, devices, faults)
+    _refuse(request, step, options, asked, workloads, devices, faults)
     setting = None if devices is not None else faults.collect(lambda: setting_of(step, options))
+    known = request.budget is None or asked.baseline is not None
+    number = devices if devices is not None else setting.devices if setting is not None else 0
+    network = None
+    if known and number > 0:
+        network = faults.collect(lambda: api.network_of(asked.baseline, number, options.network, options.nodes_of))
     faults.finish()
     joint = None
     with shown_progress(quiet=step.quiet) as progress:
         if devices is not None:
-            joint = _joint(workloads[0], step, request, options, asked, devices, progress)
+            joint = _joint(workloads[0], step, request, options, asked, devices, network, progress)
             found = joint.best
         else:
             assert setting is not None
@@ -56,8 +62,7 @@ def run_mine_parallel(
             found = api.mine_setting(
                 [graph for graph in graphs if graph is not None],
                 setting,
-                network=options.network,
-                nodes_of=options.nodes_of,
+                network=network,
                 max_time_s=asked.max_time_s,
                 weights=asked.weights,
                 **_shared(request, asked, progress),
@@ -81,9 +86,19 @@ def run_mine_parallel(
 
 
 def _refuse(
-    request: MineRequest, options: ParallelOptions, workloads: tuple[str, ...], devices: int | None, faults: Faults
+    request: MineRequest,
+    step: StepOptions,
+    options: ParallelOptions,
+    asked: Checked,
+    workloads: tuple[str, ...],
+    devices: int | None,
+    faults: Faults,
 ) -> None:
-    """Options that mean nothing for many devices."""
+    """Options that mean nothing for many devices, and what does not divide them."""
+    from worklode.api.parallel import check_devices
+
+    if getattr(asked.objective, "needs_energy", False):
+        faults.add("--objective", "energy is not minimised over many devices", "throughput, throughput/tdp")
     if request.uncertain:
         faults.add("--uncertainty", "does not go with a parallel setting", "leave it out")
     if request.evaluations is not None:
@@ -98,6 +113,16 @@ def _refuse(
         faults.add("--devices", "needs the samples of one iteration", "--global-batch")
     if request.max_time is not None:
         faults.add("--max-time", "does not go with --devices", "leave it out")
+    setting_faults(step, options, faults)
+    faults.collect(
+        lambda: check_devices(
+            devices,
+            pipeline=options.pipeline,
+            tensor=options.tensor,
+            data=options.data,
+            microbatch=options.microbatch,
+        )
+    )
 
 
 def _shared(request: MineRequest, asked: Checked, progress: Any) -> dict[str, Any]:
@@ -124,12 +149,12 @@ def _joint(
     options: ParallelOptions,
     asked: Checked,
     devices: int,
+    network: Network | None,
     progress: Any,
 ) -> JointResult:
     from worklode import api
 
     assert options.global_batch is not None, "checked"
-    microbatch = options.microbatch if options.microbatch is not None else step.batch
     return api.mine_devices(
         lambda size: captured(workload, replace(step, batch=size, recompute=None, quiet=True)),
         devices,
@@ -137,13 +162,12 @@ def _joint(
         pipeline=options.pipeline,
         tensor=options.tensor,
         data=options.data,
-        microbatch=microbatch,
+        microbatch=microbatch_of(step, options),
         recompute=step.recompute,
         schedule=options.schedule or "1f1b",
         sequence_parallel=options.sequence_parallel,
         zero=options.zero or 0,
-        network=options.network,
-        nodes_of=options.nodes_of,
+        network=network,
         **_shared(request, asked, progress),
     )
 

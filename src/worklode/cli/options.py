@@ -135,9 +135,12 @@ NetworkName = Annotated[
 ]
 
 MemoryRule = Literal["auto", "fit", "ignore"]
-ModeName = Literal["split", "one-core"]
+ModeName = Literal["split", "uninterrupted", "one-core"]
 Mode = Annotated[
-    ModeName, typer.Option("--mode", help="split: an operator may use several cores; one-core: it may not.")
+    ModeName,
+    typer.Option(
+        "--mode", help="split: an operator may use several cores, and be interrupted; uninterrupted; one-core."
+    ),
 ]
 Technology = Annotated[
     Path | None,

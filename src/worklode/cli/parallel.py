@@ -112,6 +112,19 @@ def run_parallel(
     return Outcome(document=document, report=report, messages=messages, exit_code=exit_code)
 
 
+def microbatch_of(step: StepOptions, options: ParallelOptions) -> int | None:
+    """The microbatch that was typed, under either name."""
+    return step.batch if options.microbatch is None else options.microbatch
+
+
+def setting_faults(step: StepOptions, options: ParallelOptions, faults: Faults) -> None:
+    """Options of the step that say otherwise than the setting, or mean nothing beside it."""
+    if step.batch is not None and options.microbatch is not None and step.batch != options.microbatch:
+        faults.add("--batch", f"differs from --microbatch {options.microbatch}", "one of them")
+    if step.accumulation_steps is not None:
+        faults.add("--accumulation-steps", "the pipeline repeats the microbatch", "--global-batch")
+
+
 def setting_of(step: StepOptions, options: ParallelOptions) -> ParallelSetting:
     """The setting that was typed.
 
@@ -120,12 +133,10 @@ def setting_of(step: StepOptions, options: ParallelOptions) -> ParallelSetting:
     """
     from worklode import api
 
-    data, microbatch = options.data or 1, options.microbatch or step.batch or 1
+    data = 1 if options.data is None else options.data
+    microbatch = microbatch_of(step, options) or 1 if options.microbatch is None else options.microbatch
     faults = Faults()
-    if step.batch is not None and step.batch != microbatch:
-        faults.add("--batch", f"differs from --microbatch {microbatch}", "one of them")
-    if step.accumulation_steps is not None:
-        faults.add("--accumulation-steps", "the pipeline repeats the microbatch", "--global-batch")
+    setting_faults(step, options, faults)
     setting = faults.collect(
         lambda: api.parallel_setting(
             pipeline=1 if options.pipeline is None else options.pipeline,

@@ -33,6 +33,10 @@ CommunicationTimes = Callable[[Communication], float] | NDArray[np.float64]
 # Simple and special operations, bytes to and from SRAM, reductions, dependent steps of the items, each [U].
 LaneWork = tuple[Floats, Floats, Floats, Ints, Ints]
 
+# Cycles in which a core goes over to another operator [cycles]. Assumption: pipelines of instructions and lanes drain
+# and fill; arrays are counted apart.
+SWITCH_CYCLES = 128
+
 # Sizes of on-chip memory the traffic tables know [bytes]: 8 an octave, so that designs share them. A share is rounded
 # down to the next one, which costs at most 8 % of it and never flatters; powers of two are exact.
 SRAM_SIZES = tuple(sorted({int(2.0 ** (step / 8)) for step in range(8 * 50)}))
@@ -111,6 +115,7 @@ class CostModel:
         self.items = tuple(items)
         self.mode: Mode = mode
         self._arrays: ItemArrays = item_arrays(self.items)
+        self._reload_bytes = _reload_bytes(self._arrays)
         self._shapes: dict[tuple[int, int, int], _ShapeTable] = {}
         self._reread: dict[tuple[int, float], Floats] = {}
 
@@ -181,6 +186,7 @@ class CostModel:
         if wrong != FINE:
             raise _impossible(wrong, self.items[at], accelerator)
         compute_s[option_start[arrays.collectives]] = exchanging_s
+        resume_bytes = np.repeat(self._reload_bytes, np.diff(option_start))
         return OperatorCosts(
             option_start=option_start,
             tensor_cores=tensor_cores[:at].copy(),
@@ -193,7 +199,16 @@ class CostModel:
             tensor_core_s=tensor_core_s,
             vector_core_s=vector_core_s,
             streams=self.streams,
+            resume_s=_resume_s(accelerator, tensor_cores[:at], hbm_bytes[:at], resume_bytes),
+            resume_bytes=resume_bytes,
         )
+
+    def resume_costs(
+        self, accelerator: Accelerator, option_start: Ints, tensor_cores: Ints, hbm_bytes: Floats
+    ) -> tuple[Floats, Floats]:
+        """[O] time [s] and HBM bytes that one interruption adds to options of the items; see `OperatorCosts`."""
+        resume_bytes = np.repeat(self._reload_bytes, np.diff(option_start))
+        return _resume_s(accelerator, tensor_cores, hbm_bytes, resume_bytes), resume_bytes
 
     def splits(self, item: int, accelerator: Accelerator, tensor_cores: int) -> tuple[ProductSplit, ...]:
         """How the products of an item are spread over that many tensor cores, for people."""
@@ -308,6 +323,12 @@ class CostModel:
     def item_hbm_bytes(self, sram_bytes: int) -> Floats:
         """[U] HBM traffic [bytes] of each item when it has all of an SRAM of this size."""
         return np.asarray(self._arrays.fixed_bytes + self._reread_at(_sram_index(sram_bytes)))
+
+    def item_hbm_bytes_beside(self, sram_bytes: int, accelerator: Accelerator) -> Floats:
+        """[U] as `item_hbm_bytes`, with the registers of the vector cores of an accelerator, whatever its own SRAM."""
+        return np.asarray(
+            self._arrays.fixed_bytes + self._held_reread_at(_sram_index(sram_bytes), _held_bytes(accelerator))
+        )
 
     def exchanging_s(self, communication_s: CommunicationTimes | None) -> Floats:
         """[U] time of the items that are collectives, 0 for all others [s].
@@ -518,6 +539,37 @@ class CostModel:
         cycles = np.empty((len(self._arrays), 1))
         vector_table(*work, lanes, port_bytes, np.ones(1, np.int64), cycles)
         return cycles[:, 0]
+
+
+def _reload_bytes(arrays: ItemArrays) -> Floats:
+    """[U] HBM bytes that an operator moves once more where it is cut in two.
+
+    Both parts of one product read the operand they share, or, cut along the reduction, one writes its partial sums and
+    the other reads them: what is least. Only one product is cut, at most the largest of them in this respect.
+    Operators without products are cut between groups that share nothing.
+    """
+    products = arrays.products
+    operand = np.minimum(products.a_elements, products.b_elements) * products.element_bytes
+    again = np.minimum(operand, 2.0 * products.c_elements * ACCUMULATOR_BYTES)
+    found = np.zeros(len(arrays))
+    owner = np.repeat(np.arange(len(arrays)), np.diff(arrays.product_start))
+    np.maximum.at(found, owner, again[arrays.product])
+    return found
+
+
+def _resume_s(accelerator: Accelerator, tensor_cores: Ints, hbm_bytes: Floats, reload_bytes: Floats) -> Floats:
+    """[O] time [s] that one interruption adds: cores go over, arrays drain and get new weights, buffers fill, reload.
+
+    An operator on a multiprocessor empties and fills its buffers as at its ends (`operator_fill_s`). It is not issued
+    again (`operator_start_s`): what is left of it waits beside others of higher priority (CUDA C++ Programming Guide
+    13.0, "Stream Priorities").
+    """
+    array = 2 * accelerator.tensor_core_rows + accelerator.tensor_core_cols
+    cycles = SWITCH_CYCLES + np.where(tensor_cores > 0, array, 0)
+    bandwidth = accelerator.sustained_hbm_bytes_per_s
+    most_s = accelerator.operator_fill_s if exposes_transfers(accelerator) else 0.0
+    filling_s = np.minimum(hbm_bytes / bandwidth, most_s)
+    return np.asarray(cycles / accelerator.sustained_clock_hz + filling_s + reload_bytes / bandwidth)
 
 
 def _lane_work(arrays: ItemArrays) -> LaneWork:

@@ -30,6 +30,8 @@ class OperatorCosts:
         vector_core_s: [U] the same for vector cores.
         streams: [U] no products and no element that waits for others: of computation and transfers the lesser hides
             behind the other, on every family.
+        resume_s, resume_bytes: [O] what one interruption adds to an operator: time [s], and HBM bytes in it
+            (docs/models/operator_costs.md).
     """
 
     option_start: NDArray[np.int64]
@@ -43,3 +45,5 @@ class OperatorCosts:
     tensor_core_s: NDArray[np.float64]
     vector_core_s: NDArray[np.float64]
     streams: NDArray[np.bool_]
+    resume_s: NDArray[np.float64]
+    resume_bytes: NDArray[np.float64]

@@ -167,7 +167,11 @@ def _mixes(document: Document) -> Iterator[RenderableType]:
     better = "No mix found is better than one design" if gain <= 1 else f"{ratio(gain)} better than one design"
     yield Text(
         f"{better} in {document['objective']}; proven: no mix of this space is better by more than "
-        f"{percent(mixed['optimality_gap'])}.",
+        f"{percent(mixed['optimality_gap'])}."
+        + (
+            f" Of {count(mixed['undecided'])} designs of less TDP it is not known whether they keep the pace."
+            * bool(mixed["undecided"])
+        ),
         style="dim",
     )
 
@@ -261,4 +265,5 @@ def _search(document: Document) -> Iterator[RenderableType]:
     )
     limits = document["constraints"]
     memory = "no limit" if limits["hbm_bytes"] is None else f"at least {size(limits['hbm_bytes'])}"
-    yield Text(f"HBM of a design: {memory}; TDP at most {power(limits['tdp_w'])}.", style="dim")
+    limit = "" if limits["tdp_w"] is None else f"; TDP at most {power(limits['tdp_w'])}"
+    yield Text(f"HBM of a design: {memory}{limit}.", style="dim")

@@ -32,8 +32,8 @@ def trace_text(graph: TrainingGraph, problem: ScheduleProblem, schedule: Schedul
         arguments = record.get("args")
         if isinstance(arguments, dict) and "task" in arguments:
             task = arguments["task"]
-            option = schedule.option[task]
-            arguments |= _facts(operators[task]) | {"hbm_bytes": float(problem.hbm_bytes[option])}
+            option, share = arguments.pop("option", schedule.option[task]), arguments.get("share", 1.0)
+            arguments |= _facts(operators[task]) | {"hbm_bytes": float(problem.hbm_bytes[option]) * share}
     document = {"displayTimeUnit": "ns", "otherData": {"workload": graph.info.name}, "traceEvents": records}
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 

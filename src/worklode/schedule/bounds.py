@@ -21,6 +21,8 @@ ROUNDING = 1e-10
 # Steps of the ascent that weighs path against work [count]. The value of every step is a bound, so this sets only how
 # close to the best weights it ends. Measured (docs/models/schedule.md): 1000 steps give 0.3 % more in the mean.
 ASCENT_STEPS = 64
+# The same where only options are chosen by the weights [count].
+WANT_STEPS = 16
 # Rounds of the ascent of prices that starts from the prices of a similar design [count]; see `prices`.
 GUIDED_ROUNDS = 2
 
@@ -149,10 +151,21 @@ def heads_and_tails_bound(problem: ScheduleProblem, table: OptionTable, order: I
     work_s = shares_of_capacity(problem, table)
     reverse = order[::-1].copy()
     forward = (problem.predecessor_start, problem.predecessor, problem.successor_start, problem.successor)
-    options = option_shares(problem, table)
-    heads = raised_heads(order, *forward, problem.item_of, problem.option_start, *options, duration_s, work_s)
-    backward = forward[2:] + forward[:2]
-    tails = raised_heads(reverse, *backward, problem.item_of, problem.option_start, *options, duration_s, work_s)
+    option_s, option_work_s = option_shares(problem, table)
+    heads, tails = (
+        raised_heads(
+            tasks,
+            *edges,
+            problem.item_of,
+            problem.option_start,
+            option_s,
+            option_work_s,
+            duration_s,
+            work_s,
+            not problem.interruptible,
+        )
+        for tasks, edges in ((order, forward), (reverse, forward[2:] + forward[:2]))
+    )
     bound = float((heads + duration_s + tails).max(initial=0.0))
     for resource in range(work_s.shape[1]):
         busy = np.flatnonzero(work_s[:, resource] > 0)
@@ -207,6 +220,35 @@ def trade_off_bound(problem: ScheduleProblem, table: OptionTable, path: Ints) ->
 
     for any weights m >= 0 that add up to 1. A multiplicative ascent looks for good ones.
     """
+    return _trade_off(problem, table, path, ASCENT_STEPS)[0]
+
+
+def path_wants(problem: ScheduleProblem, table: OptionTable, critical: Ints) -> Ints:
+    """[K] options of critical tasks that are cheapest at the best weights of `trade_off_bound`."""
+    _, weight = _trade_off(problem, table, critical, WANT_STEPS)
+    d, work_s = option_shares(problem, table)
+    fits = np.isfinite(d)
+    cost = np.where(
+        fits, weight[0] * np.where(fits, d, 0.0) + np.where(fits[:, None], work_s, 0.0) @ weight[1:], np.inf
+    )
+    return cheapest_of_items(problem.option_start, cost)[problem.item_of[critical]]
+
+
+@compiled
+def cheapest_of_items(option_start: Ints, cost: Floats) -> Ints:
+    """[U] option of least cost [O]; the first that is within rounding of it."""
+    chosen = np.empty(len(option_start) - 1, np.int64)
+    for item in range(len(chosen)):
+        least = np.inf
+        for option in range(option_start[item], option_start[item + 1]):
+            if cost[option] < least * (1.0 - 1e-9) or least == np.inf:
+                least = cost[option]
+                chosen[item] = option
+    return chosen
+
+
+def _trade_off(problem: ScheduleProblem, table: OptionTable, path: Ints, steps: int) -> tuple[float, Floats]:
+    """`trade_off_bound` [s] after so many steps, and its weights [4]."""
     num_items = len(table.fastest)
     count = np.bincount(problem.item_of, minlength=num_items).astype(np.float64)
     on_path = np.bincount(problem.item_of[path], minlength=num_items).astype(np.float64)
@@ -218,7 +260,7 @@ def trade_off_bound(problem: ScheduleProblem, table: OptionTable, path: Ints) ->
         table.duration_s,
         on_path,
         count - on_path,
-        ASCENT_STEPS,
+        steps,
     )
 
 
@@ -232,11 +274,12 @@ def ascend_trade_off(
     on_path: Floats,
     off_path: Floats,
     steps: int,
-) -> float:
-    """Best value [s] over `steps` weights; items count `on_path` and `off_path` times. Every value is a bound."""
+) -> tuple[float, Floats]:
+    """Best value [s] over `steps` weights, and those; items count `on_path` and `off_path` times. Each is a bound."""
     weight = np.full(4, 0.25)
     used, chosen = np.empty(4), np.empty(4)
     best = 0.0
+    best_weight = weight.copy()
     for step in range(steps):
         used[:] = 0.0
         for item in range(len(option_start) - 1):
@@ -258,14 +301,16 @@ def ascend_trade_off(
                         chosen[0], chosen[1], chosen[2], chosen[3] = on * d, held_tensor, held_vector, hbm_s[option]
                 used += times * chosen
         value = (weight * used).sum()
-        best = max(best, value)
+        if value > best:
+            best = value
+            best_weight[:] = weight
         # The derivative of the value by a weight is what that weight multiplies; steps shrink as 1/sqrt.
         largest = used.max()
         if largest <= 0.0:
             break
         weight *= np.exp(2.0 / np.sqrt(step + 1.0) * used / largest)
         weight /= weight.sum()
-    return best
+    return best, best_weight
 
 
 def quick_bound(problem: ScheduleProblem, table: OptionTable, remaining_s: Floats) -> float:

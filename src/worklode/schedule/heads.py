@@ -28,13 +28,14 @@ def raised_heads(
     option_work_s: Floats,
     duration_s: Floats,
     work_s: Floats,
+    uninterrupted: bool,
 ) -> Floats:
     """Earliest start of every task [s]: paths into it, and the work of its nearest ancestors.
 
     For a set S of ancestors of a task: head >= min head over S + least time of S. The sets are the k nearest ancestors
     in the order, k = 1 ... 64; their least time is the work of each resource, and for the nearest sets that are closed
-    (whatever comes before has ended when they begin) also `least_time_of_set`. With the order and the edges reversed,
-    the result is the tails.
+    (whatever comes before has ended when they begin) also `least_time_of_set`, where no task is interrupted: one
+    that is may mix options, and be fast on average only. With order and edges reversed, the result is the tails.
 
     Args:
         order: tasks in a topological order.
@@ -48,6 +49,7 @@ def raised_heads(
         option_work_s: [O, 3] time of each resource at full capacity [s].
         duration_s: [N] least duration of a task [s].
         work_s: [N, 3] least time of each resource of a task [s].
+        uninterrupted: every task takes one option.
     """
     n = len(order)
     position = np.empty(n, np.int64)
@@ -89,7 +91,7 @@ def raised_heads(
                     earliest = min(earliest, heads[members[k]])
                     total += work
                     head = max(head, earliest + total)
-        if parents > 1:
+        if parents > 1 and uninterrupted:
             earliest = np.inf
             for k in range(count):
                 earliest = min(earliest, heads[members[k]])

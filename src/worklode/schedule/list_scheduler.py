@@ -25,7 +25,7 @@ from worklode.schedule.list_kernel import (
 from worklode.schedule.options import OptionTable, option_table
 from worklode.schedule.problem import Schedule, ScheduleProblem
 
-Effort = Literal["quick", "thorough"]
+Effort = Literal["quick", "thorough", "utmost"]
 
 # A schedule this close to a lower bound [1] is not tried to be improved. Choice: a tenth of the 1 % gap that a search
 # has to prove.
@@ -82,6 +82,8 @@ JUSTIFICATIONS = 2
 # Schedules tried by local search with "thorough" [count], a third of them in each round, and from how many starts in
 # each round [count]. Measured in docs/models/schedule.md.
 THOROUGH_EVALUATIONS = 400
+# With "utmost" [count]: for the one design that is best.
+UTMOST_EVALUATIONS = 2400
 CLIMBERS = (4, 2, 1)
 # Largest change of a priority in a step of the local search, relative to the longest task [1].
 SHIFT = 2.0
@@ -134,14 +136,16 @@ def schedule(
         rank: [N] lower goes first among tasks equal in priority and duration; give it (`canonical_rank`) where the
             result must not depend on the order of the tasks.
         segments: also return the progress of every task (slower; `verify` and the trace need it).
-        effort: "thorough" tries more policies and then improves the best (`improve`): some hundred times as long.
+        effort: "thorough" tries more policies and then improves the best (`improve`): some hundred times as long;
+            "utmost" six times as long as that.
 
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
     """
-    if effort == "thorough":
-        return improve(problem, evaluations=THOROUGH_EVALUATIONS, priorities=priorities, rank=rank, segments=segments)
-    passes = _Passes(problem, priorities, rank)
+    if effort != "quick":
+        evaluations = THOROUGH_EVALUATIONS if effort == "thorough" else UTMOST_EVALUATIONS
+        return improve(problem, evaluations=evaluations, priorities=priorities, rank=rank, segments=segments)
+    passes = Passes(problem, priorities, rank)
     founds = passes.begin(QUICK_POLICIES)
     return passes.finish(passes.quick_best(founds), segments)
 
@@ -174,7 +178,7 @@ def improve(
     Raises:
         InternalError: no option of some task fits the cores, or the dependences have a cycle.
     """
-    passes = _Passes(problem, priorities, rank)
+    passes = Passes(problem, priorities, rank)
     passes.goal_s = max(passes.goal_s, lower_bound_s * (1.0 + GOOD_ENOUGH))
     founds = passes.begin(QUICK_POLICIES)
     best = passes.quick_best(founds)
@@ -192,7 +196,7 @@ def _makespan(found: Found) -> float:
     return found.makespan_s
 
 
-class _Passes:
+class Passes:
     """Passes over one problem, and what they share."""
 
     def __init__(self, problem: ScheduleProblem, priorities: Floats | None, rank: Ints | None) -> None:
@@ -274,7 +278,7 @@ class _Passes:
             known = any(found.policy == other.policy and found.backward == other.backward for other in starts)
             if found.policy is not SERIAL and not known:
                 starts.append(found)
-        role_start, role_tasks, weight = self._roles()
+        role_start, role_tasks, weight = self.roles()
         if not len(weight) or weight[-1] <= 0.0:
             return []
         random = np.array([seed * 2 + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -308,7 +312,7 @@ class _Passes:
         top = self.run(best.tasks, best.rules, best.backward, best.policy)
         return [top, *self.justify(top)]
 
-    def _roles(self) -> tuple[Ints, Ints, Floats]:
+    def roles(self) -> tuple[Ints, Ints, Floats]:
         """Tasks by work item, items in the order of their first rank; and running sums of the weights of items."""
         item_of = self.problem.item_of
         num_items = len(self.table.fastest)

@@ -36,6 +36,7 @@ def trace_records(
     """
     assert len(names) == len(problem.item_of)
     records: list[Record] = []
+    pieces = schedule.runs()
     types = (
         ("tensor cores", problem.tensor_cores, problem.num_tensor_cores),
         ("vector cores", problem.vector_cores, problem.num_vector_cores),
@@ -43,9 +44,11 @@ def trace_records(
     for process, (label, cores, capacity) in enumerate(types, start=1):
         records.append(_metadata("process_name", process, 0, label))
         lanes: set[int] = set()
-        for task, numbers in assign_cores(schedule, cores, capacity):
-            spans = _spans(numbers)
+        for piece, numbers in assign_cores(schedule, cores, capacity):
+            spans, task = _spans(numbers), int(pieces.task[piece])
             arguments: Record = {"task": task, "cores": len(numbers), "core_numbers": spans}
+            if schedule.pieces is not None:
+                arguments |= {"option": int(pieces.option[piece]), "share": float(pieces.share[piece])}
             if capacity <= MOST_CORE_LANES:
                 on_lanes: Sequence[int] = [int(number) for number in numbers]
             else:
@@ -57,8 +60,8 @@ def trace_records(
                         "name": names[task],
                         "cat": categories[task] if categories is not None else "task",
                         "ph": "X",
-                        "ts": float(schedule.start_s[task]) * MICROSECONDS_PER_SECOND,
-                        "dur": float(schedule.end_s[task] - schedule.start_s[task]) * MICROSECONDS_PER_SECOND,
+                        "ts": float(pieces.start_s[piece]) * MICROSECONDS_PER_SECOND,
+                        "dur": float(schedule.end_s[task] - pieces.start_s[piece]) * MICROSECONDS_PER_SECOND,
                         "pid": process,
                         "tid": lane,
                         "args": arguments,
@@ -82,21 +85,22 @@ def trace_records(
 
 
 def assign_cores(schedule: Schedule, cores: Ints, capacity: int) -> Iterator[tuple[int, Ints]]:
-    """Core numbers of every task that holds cores of a type, in order of start: always the lowest that are free.
+    """Core numbers of every piece that holds cores of a type, in order of start: always the lowest that are free.
 
     Args:
-        schedule: the schedule.
+        schedule: the schedule; where no task may be interrupted, pieces are tasks.
         cores: [O] cores of the type that each option holds.
         capacity: how many there are.
     """
-    holders = np.flatnonzero((cores[schedule.option] > 0) & (schedule.end_s > schedule.start_s))
+    pieces = schedule.runs()
+    holders = np.flatnonzero((cores[pieces.option] > 0) & (pieces.end_s > pieces.start_s))
     free_at = np.zeros(capacity)
-    for task in holders[np.argsort(schedule.start_s[holders], kind="stable")]:
-        free = np.flatnonzero(free_at <= schedule.start_s[task])
-        numbers = free[: int(cores[schedule.option[task]])]
-        assert len(numbers) == cores[schedule.option[task]], "the schedule holds more cores than there are"
-        free_at[numbers] = schedule.end_s[task]
-        yield int(task), numbers
+    for piece in holders[np.argsort(pieces.start_s[holders], kind="stable")]:
+        free = np.flatnonzero(free_at <= pieces.start_s[piece])
+        numbers = free[: int(cores[pieces.option[piece]])]
+        assert len(numbers) == cores[pieces.option[piece]], "the schedule holds more cores than there are"
+        free_at[numbers] = pieces.end_s[piece]
+        yield int(piece), numbers
 
 
 def _spans(numbers: Ints) -> str:

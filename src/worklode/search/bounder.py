@@ -13,11 +13,14 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.energy import event_energies
 from worklode.schedule.bounds import ROUNDING, Guide, guide
 from worklode.search.aggregate import Aggregate, aggregate_of
-from worklode.search.grid import SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
+from worklode.search.grid import LANES, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
 from worklode.search.objective import Objective
 from worklode.search.sweep import least_times, option_bounds
 from worklode.search.tables import WorkloadTables
 
+# What rounding of cycles to whole ones may hide when arrays and lanes are compared [cycles]: one of each, and one of
+# their pipeline.
+UNSURE_CYCLES = 4
 # Designs one thread bounds at a time [count]: milliseconds, so that an interrupt is answered at once.
 CHUNK = 8192
 
@@ -27,6 +30,9 @@ class _GuideArrays:
 
     def __init__(self, items: int) -> None:
         self.path_pays = np.empty((0, items, 4))
+        self.path_start = np.zeros(1, np.int64)
+        self.path_item = np.empty(0, np.int64)
+        self.path_price = np.empty((0, 4))
         self.group_start = np.zeros(1, np.int64)
         self.group_item = np.empty(0, np.int64)
         self.group_count = np.empty(0)
@@ -34,10 +40,17 @@ class _GuideArrays:
         self.price = np.empty((0, 3))
 
     def add(self, found: Guide) -> None:
-        """One more guide: what path tasks pay adds up by item; groups keep prices no other is below in all."""
+        """One more guide; groups keep prices no other is below in all.
+
+        What path tasks pay for the least of everything adds up by item; which option is cheapest differs by class.
+        """
         structure, prices = found.structure, found.prices
         pays = np.zeros((1, self.path_pays.shape[1], 4))
-        np.add.at(pays[0], structure.row_item, prices[structure.row_class] * structure.row_count[:, None])
+        row_pays = prices[structure.row_class] * structure.row_count[:, None]
+        np.add.at(pays[0], structure.row_item, row_pays)
+        self.path_start = np.append(self.path_start, self.path_start[-1] + len(row_pays))
+        self.path_item = np.concatenate((self.path_item, structure.row_item))
+        self.path_price = np.concatenate((self.path_price, row_pays))
         merged: dict[tuple[int, bytes], float] = {}
         for group, item in enumerate(structure.group_item):
             classes = structure.group_class[structure.group_start[group] : structure.group_start[group + 1]]
@@ -52,16 +65,19 @@ class _GuideArrays:
         self.price_start = np.concatenate((self.price_start, ends))
         self.price = np.concatenate((self.price, *sets))
 
-    def arrays(self) -> tuple[Any, ...]:
+    def arrays(self, *, by_options: bool) -> tuple[Any, ...]:
         """In the order of the sweeps' arguments."""
-        groups = (self.group_start, self.group_item, self.group_count)
-        return (self.path_pays, *groups, self.price_start, self.price)
+        path = (self.path_start, self.path_item, self.path_price) if by_options else (self.path_pays,)
+        return (*path, self.group_start, self.group_item, self.group_count, self.price_start, self.price)
 
     def last(self) -> _GuideArrays:
         """The guide added last, alone."""
         only = _GuideArrays(self.path_pays.shape[1])
         first = self.group_start[-2]
         only.path_pays = self.path_pays[-1:]
+        row = self.path_start[-2]
+        only.path_start = self.path_start[-2:] - row
+        only.path_item, only.path_price = self.path_item[row:], self.path_price[row:]
         only.group_start = self.group_start[-2:] - first
         only.group_item, only.group_count = self.group_item[first:], self.group_count[first:]
         only.price_start = self.price_start[first:] - self.price_start[first]
@@ -135,7 +151,7 @@ class Bounder:
         guides = self.guides[workload].last() if last_only else self.guides[workload]
         # Rows of tables are made here, in one thread; the sweeps only read.
         work = [
-            (*arguments(points[start : start + CHUNK], self.tables[workload]), *guides.arrays())
+            (*arguments(points[start : start + CHUNK], self.tables[workload]), *guides.arrays(by_options=by_options))
             for start in range(0, len(points), CHUNK)
         ]
         if self.workers == 1 or len(work) < 2:
@@ -151,7 +167,7 @@ class Bounder:
         rows = (
             tables.shape_rows(points),
             tables.width_rows(points),
-            tables.size_rows(points),
+            tables.lane_size_rows(points),
             tables.grown_shape_rows(points),
             tables.grown_width_rows(points),
         )
@@ -159,7 +175,7 @@ class Bounder:
             tables.shapes.rows,
             tables.widths.rows,
             tables.alone.rows,
-            tables.sizes.rows,
+            tables.lane_sizes.rows,
             tables.grown_shapes.rows,
             tables.grown_widths.rows,
             tables.grown_alone.rows,
@@ -175,6 +191,7 @@ class Bounder:
             exposes_transfers(template),
             template.operator_start_s,
             template.operator_fill_s,
+            UNSURE_CYCLES / template.sustained_clock_hz,
         )
 
     def _options(self, points: Points, tables: WorkloadTables) -> tuple[Any, ...]:
@@ -187,6 +204,7 @@ class Bounder:
             tables.widths.rows,
             tables.alone.rows,
             tables.sizes.rows,
+            tables.lane_sizes.rows,
             tables.grown_widths.rows,
             tables.grown_alone.rows,
             tables.evaluator.item_counts,
@@ -201,6 +219,7 @@ class Bounder:
             points[:, TENSOR_CORES].copy(),
             points[:, VECTOR_CORES].copy(),
             points[:, SRAM].copy(),
+            points[:, LANES] * len(self.grid.axes[SRAM]) + points[:, SRAM],
             tables.tensor_cores(points),
             tables.vector_cores(points),
             tables.hbm_bytes_per_s(points),
@@ -214,6 +233,8 @@ class Bounder:
             exposes_transfers(template),
             template.operator_start_s,
             template.operator_fill_s,
+            UNSURE_CYCLES / template.sustained_clock_hz,
+            model.mode == "one-core",
         )
 
     def _energy_j(self, workload: int, points: Points, time_s: Floats) -> Floats:

@@ -19,15 +19,19 @@ from worklode.hardware.area import area_parts
 from worklode.hardware.power import tdp_parts
 from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, best_guides, lower_bounds
 from worklode.search.bounder import Bounder
+from worklode.search.candidate import Candidate
 from worklode.search.grid import Floats, Grid, Points
 from worklode.search.local import LocalSearch, point_of
 from worklode.search.objective import Limits
 
 Progress = Callable[[int, int], None]
 
-# A design whose quick schedule is this much [1] above the best figure is scheduled thoroughly before it is given up:
-# what thorough schedules gain (docs/models/schedule.md).
-PROMISING = 0.02
+# A design whose quick schedule is this much [1] above the quick schedule of the best design is scheduled thoroughly
+# before it is given up, and one whose thorough schedule is this much above the best figure with the utmost effort: what
+# they gain by that differs by about as much from design to design (docs/models/schedule.md).
+PROMISING, NEAR = 0.01, 0.01
+# Designs that are scheduled with the utmost effort because they come near [count].
+MOST_RIVALS = 3
 # Options of all items of all designs that are bounded at once, those of the least bound first [count]: some 0.1 s.
 SWEPT_OPTIONS = 8_000_000
 # Size of a path structure (classes of all groups) up to which a proof makes all the guides and sharp bounds it may;
@@ -161,7 +165,7 @@ class _Proof:
         self.bounder = Bounder(
             search.estimator.tables, search.aggregate, search.grid, search.objective, workers=options.workers
         )
-        self.best = search.candidates()[0]
+        self._take(search.candidates()[0])
         self.within = 0
         self.points: Points = np.empty((0, len(self.grid.axes)), np.int64)
         self.power: Floats = np.empty(0)
@@ -175,16 +179,18 @@ class _Proof:
         self.portion = max(SWEPT_OPTIONS // per_design, 1000)
         self.seen = np.empty(0, np.bool_)
         self.sharpened = 0
+        self.rivals = 0
         self.scheduled = 0
         self.guides = 0
         self.guide_of_best: tuple[Guide, ...] = ()
         self.all_guides: list[tuple[Guide, ...]] = []
         self.interrupted = False
         # Where the search compares quick schedules only, so does the proof: then pruning equals exhaustive search.
-        self.refined = 0 if self.best.effort == "thorough" else options.refined
+        self.refined = options.refined if self.best.effort == "quick" else 0
 
     def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
         """Do it."""
+        self._polish_best()
         self._sweep_space()
         floor = self._seed_bound()
         try:
@@ -296,6 +302,8 @@ class _Proof:
             self._drop()
             if self.progress is not None:
                 self.progress(self.sharpened, self.most_sharpened)
+        self._polish_best()
+        self._drop()
         self._schedule_left()
         return self._least()
 
@@ -317,6 +325,18 @@ class _Proof:
         self.polishings += 1
         self._drop()
 
+    def _polish_best(self) -> None:
+        """Schedule the incumbent with the utmost effort: what it gains rules designs out."""
+        self.search.polish_best()
+        self._take(self.search.candidates()[0])
+
+    def _take(self, candidate: Candidate) -> None:
+        """The incumbent from now on."""
+        self.best = candidate
+        self.quick_figure = candidate.figure
+        if candidate.effort != "quick":
+            self.quick_figure = self.search.quick_figure(candidate.accelerator)
+
     def _schedule_left(self) -> None:
         """Schedule what no bound rules out, best bound first."""
         while self.scheduled < self.options.max_evaluations and not self._out_of_time():
@@ -332,12 +352,17 @@ class _Proof:
         candidate = self.search.schedule(self.grid.accelerator(point_of(self.points[index])), "bound")
         self.seen[index] = True
         self.scheduled += 1
-        promising = candidate.figure < self.best.figure * (1.0 + PROMISING)
+        # Like is compared with like: what the incumbent gained by more effort, this one may gain too.
+        promising = candidate.figure < self.quick_figure * (1.0 + PROMISING)
         if promising and self.refined < self.options.refined:
             candidate = self.search.refine(candidate)
             self.refined += 1
+            near = candidate.figure < self.best.figure * (1.0 + NEAR) and self.search.options.finalists > 0
+            if near and self.rivals < MOST_RIVALS:
+                candidate = self.search.polish(candidate)
+                self.rivals += 1
         if self.search.legal(candidate) and candidate.order() < self.best.order():
-            self.best = candidate
+            self._take(candidate)
 
     def _sharp_bound(self, accelerator: Accelerator, power_w: float | None = None, *, polish: bool = False) -> float:
         """All lower bounds of one design, by its own options; `polish` from several paths."""

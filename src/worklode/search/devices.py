@@ -127,6 +127,7 @@ class JointSearch:
         self.models: dict[tuple[int, int, RecomputePolicy], DividedModel] = {}
         self.repeats: dict[tuple[int, int], bool] = {}
         self.undivided: dict[int, SpecError] = {}
+        self.uncaptured: dict[int, SpecError] = {}
         self.refused: dict[str, int] = {}
         self.dominated = 0
 
@@ -147,21 +148,34 @@ class JointSearch:
         if memory == "auto" and not any(fits for _, _, fits in settings):
             enforced = False
             settings = self._settings(reference, float("inf"))
+        if not settings:
+            reasons = "; ".join(f"{why} ({count})" for why, count in self.refused.items())
+            problem = f"no setting can be meant: {reasons}" if reasons else "no setting divides them"
+            raise SpecError(Fault(where="--devices", value=str(self.devices), problem=problem))
         simulated = len(settings)
         settings.sort(key=lambda entry: entry[0])
         compared = [setting for _, setting, _ in settings[:MOST_COMPARED]]
         mined: dict[ParallelSetting, DistributedResult] = {}
         designs, least = [reference], float("inf")
         ranked = self._ranked(compared, designs, enforced)
-        for _ in range(MOST_MINED):
-            better = [setting for figure, setting, _ in ranked if setting not in mined and figure < least]
+        left, impossible = MOST_MINED, float("inf")
+        while left:
+            better = [
+                setting
+                for figure, setting, evaluation in ranked
+                if setting not in mined and figure < least and _need_bytes(evaluation) < impossible
+            ]
             if not better:
                 break
             found = mined[better[0]] = mine(self._task(better[0]), enforced)
-            if found.best is not None:
-                least = min(least, found.best.figure)
-                designs.append(found.best.accelerator)
-                ranked = self._ranked(compared, designs, enforced)
+            if found.best is None:
+                # Within area and TDP no design has so much HBM: settings that need as much are no better off.
+                impossible = min(impossible, found.limits.hbm_bytes or float("inf"))
+                continue
+            left -= 1
+            least = min(least, found.best.figure)
+            designs.append(found.best.accelerator)
+            ranked = self._ranked(compared, designs, enforced)
         return JointResult(
             best=min(mined.values(), key=_figure),
             settings=tuple(
@@ -196,8 +210,7 @@ class JointSearch:
                     evaluation = self._evaluate(setting, reference)
                     if evaluation is None:
                         continue  # no recomputation makes it one that can be meant
-                    need = max(stage.memory.total for stage in evaluation.stages if stage.memory is not None)
-                    if need > capacity_bytes:
+                    if _need_bytes(evaluation) > capacity_bytes:
                         self._refuse(f"a stage does not fit any design, recompute {policy}")
                         held.append(given)
                         continue
@@ -208,10 +221,6 @@ class JointSearch:
                     else:
                         held.append(given)
                 left = held
-        if not found:
-            reasons = "; ".join(f"{why} ({count})" for why, count in self.refused.items())
-            problem = f"no setting can be meant: {reasons}" if reasons else "no setting divides them"
-            raise SpecError(Fault(where="--devices", value=str(self.devices), problem=problem))
         return found
 
     def _overfull_state(self, setting: ParallelSetting, capacity_bytes: float) -> bool:
@@ -229,7 +238,7 @@ class JointSearch:
         if policy is not RecomputePolicy.SELECTIVE:
             return True
         if key not in self.repeats:
-            self.repeats[key] = bool(recompute(self.capture(microbatch), policy).operators)
+            self.repeats[key] = bool(recompute(self._captured(microbatch), policy).operators)
         return self.repeats[key]
 
     def _shapes(self) -> Iterator[tuple[int, int, list[ParallelSetting]]]:
@@ -260,10 +269,38 @@ class JointSearch:
             if found:
                 yield tensor, microbatch, found
 
+    def _captured(self, microbatch: int) -> TrainingGraph:
+        """The step with a microbatch.
+
+        Raises:
+            SpecError: it cannot be captured so, or does not heed the number.
+        """
+        if microbatch in self.uncaptured:
+            raise self.uncaptured[microbatch]
+        try:
+            graph = self.capture(microbatch)
+            if graph.info.samples != microbatch:
+                problem = f"the workload is captured with {graph.info.samples} samples, whatever is asked for"
+                fault = Fault(where="--microbatch", value=str(microbatch), problem=problem)
+                raise SpecError(replace(fault, allowed=str(graph.info.samples)))
+        except SpecError as error:
+            self.uncaptured[microbatch] = error
+            raise
+        return graph
+
     @cached_property
     def _whole_state(self) -> tuple[int, int, int]:
         """Weights, gradients and optimizer state of the model [bytes]."""
-        graph = self.capture(self.fixed.microbatch or MICROBATCHES[0])
+        sizes = MICROBATCHES if self.fixed.microbatch is None else (self.fixed.microbatch,)
+        graph = None
+        for size in sizes:
+            try:
+                graph = self._captured(size)
+                break
+            except SpecError:
+                continue
+        if graph is None:
+            raise self.uncaptured[sizes[0]]
         memory = MemoryModel(segments(graph))
         state = memory.model_state(range(len(memory.divided.segments)), self.base.state)
         return state.weights, state.gradients, state.optimizer
@@ -284,8 +321,8 @@ class JointSearch:
                 raise self.undivided[setting.tensor]
             while len(self.models) >= MOST_MODELS:
                 self.models.pop(next(iter(self.models)))  # the oldest
+            graph = self._captured(setting.microbatch)
             try:
-                graph = self.capture(setting.microbatch)
                 self.models[key] = divided_model(graph, setting, self.technology, mode=self.mode)
             except SpecError as error:
                 # Whether a width divides the model does not depend on the microbatch.
@@ -326,6 +363,11 @@ class JointSearch:
     def _task(self, setting: ParallelSetting) -> ParallelTask:
         model = self._model(setting)
         return ParallelTask(name=model.whole.info.name, model=model, setting=setting, network=self.network)
+
+
+def _need_bytes(evaluation: ParallelEvaluation) -> int:
+    """HBM of the fullest stage [bytes]."""
+    return max(stage.memory.total for stage in evaluation.stages if stage.memory is not None)
 
 
 def _figure(result: DistributedResult) -> float:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from worklode.errors import Fault, SpecError
+from worklode.errors import Fault, InternalError, SpecError
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.space import DesignSpace
 from worklode.hardware.technology import Technology
@@ -39,6 +39,8 @@ Tell = Callable[[str, int, int], None]
 
 # Designs of the global search that are simulated, best first, at least [count]; more where more are asked for.
 FEWEST_SIMULATED = 16
+# What rounding may add to a bound [1]; more is a defect.
+TOLERANCE = 1e-6
 # Effort of the search for one stage: its steps are short, and there are several.
 STAGE_SEARCH = LocalSearchOptions(shapes=24, climbs=6, max_evaluations=400)
 
@@ -101,6 +103,8 @@ class _Mining:
         proof: ProofOptions,
         tell: Tell | None,
     ) -> None:
+        if top_k < 1:
+            raise SpecError(Fault(where="top_k", value=str(top_k), problem="too small a number", allowed=">= 1"))
         if objective.needs_energy:
             allowed = f"{Objective.THROUGHPUT}, {Objective.THROUGHPUT_PER_TDP}"
             problem = "is not minimised over many devices"
@@ -119,17 +123,17 @@ class _Mining:
         middle = tuple(int(length) // 2 for length in grid.lengths)
         self.reference = baseline or grid.accelerator(middle)
         self.evaluated = 0
+        self.enforced = False
+        self.deadline_s = float("inf")
 
     def run(self, max_time_s: float | None) -> DistributedResult:
         """Search with the cut of the reference, and once more where the design found cuts otherwise."""
         self.tell("dividing over stages", 0, 0)
         first = [self._evaluate(task, self.reference) for task in self.tasks]
-        if max_time_s is not None:
-            # A task has at most a first, a middle and a last stage that differ; then come the whole, and powers.
-            searches = 3 * len(self.tasks) * (2 if self.objective is Objective.THROUGHPUT_PER_TDP else 1) + 1
-            self.searches.limit_time(max_time_s / searches)
+        self.deadline_s = float("inf") if max_time_s is None else self.started_s + max_time_s
+        self.enforced = self._memory_enforced(max(max(_stage_bytes(reference)) for reference in first))
         found = self._search(first)
-        if found.best is None:
+        if found.best is None or time.perf_counter() > self.deadline_s:
             return found
         again = [self._evaluate(task, found.best.accelerator) for task in self.tasks]
         if all(_chunks(a) == _chunks(b) for a, b in zip(first, again, strict=True)):
@@ -153,10 +157,14 @@ class _Mining:
             for task, cut in zip(self.tasks, chunks, strict=True)
         ]
         needs = [_stage_bytes(reference) for reference in references]
-        enforced = self._memory_enforced(max(max(need) for need in needs))
-        limits = replace(self.limits, hbm_bytes=float(max(max(need) for need in needs)) if enforced else 0.0)
+        limits = replace(self.limits, hbm_bytes=float(max(max(need) for need in needs)) if self.enforced else 0.0)
+        if self.deadline_s < float("inf"):
+            # Every class is searched, for throughput/TDP twice, then the whole.
+            twice = 2 if self.objective is Objective.THROUGHPUT_PER_TDP else 1
+            searches = twice * sum(len(model.classes) for model in models) + 1
+            self.searches.limit_time(max(self.deadline_s - time.perf_counter(), 0.0) / searches)
         seeds = () if self.baseline is None else (self.baseline,)
-        classes, bound = self._local(models, needs if enforced else [(0,) * len(need) for need in needs], seeds)
+        classes, bound = self._local(models, needs if self.enforced else [(0,) * len(need) for need in needs], seeds)
         designs = [each for found in classes for each in found]
         for each in designs:
             ran = {id(searched): searched for searched in (each.fastest, each.searched)}
@@ -173,7 +181,8 @@ class _Mining:
             return self._result(chunks, classes, limits, infeasible=reasons)
         top, from_stages = self._simulated(whole, chunks, kept)
         heterogeneous = None
-        if len(self.tasks) == 1 and all(each.feasible for each in designs):
+        # With one class of stages a mix is one design.
+        if len(designs) > 1 and len(self.tasks) == 1 and all(each.feasible for each in designs):
             self.tell("mixing designs", len(designs) + 1, len(designs) + 1)
             heterogeneous = self._heterogeneous(models[0], classes[0], chunks[0], top[0], bound)
         return self._result(
@@ -208,7 +217,7 @@ class _Mining:
                 found.append(stage_designs(self.searches, model, stages, limits, seeds))
             if self.objective is Objective.THROUGHPUT_PER_TDP and all(each.feasible for each in found):
                 rows = own_rows(model.division, model.classes)
-                bound, ran = least_time_power(self.searches, model, found, rows)
+                bound, ran = least_time_power(self.searches, model, found, rows, seeds)
                 found = [replace(each, searched=searched) for each, searched in zip(found, ran, strict=True)]
             classes.append(tuple(found))
         return classes, bound
@@ -228,7 +237,7 @@ class _Mining:
     ) -> DistributedResult:
         baseline = None
         if self.baseline is not None:
-            own = self.baseline
+            own = self.baseline  # cut as suits it
             baseline = self._design([self._evaluate(task, own) for task in self.tasks])
         return DistributedResult(
             objective=self.objective,
@@ -292,17 +301,22 @@ class _Mining:
 
         def simulated(candidate: Candidate) -> DistributedDesign:
             design = candidate.accelerator
-            # The budget's own design may be cut as suits it; the claim is about the cut of the search.
             return self._design(
                 [self._evaluate(task, design, cut) for task, cut in zip(self.tasks, chunks, strict=True)]
             )
 
         ranked = whole.search.candidates()
         some = [simulated(candidate) for candidate in ranked[: max(FEWEST_SIMULATED, self.top_k)]]
-        order = sorted(range(len(some)), key=lambda index: (some[index].figure, ranked[index].order()))
+        if self.enforced:
+            # What weight gradients that are put off keep depends on times, so on the design: look again.
+            some = [design for design in some if all(each.fits for each in design.evaluations)] or some
+        some.sort(key=lambda design: design.figure)  # stable: equal ones stay in the order of the search
+        least = some[0].figure
+        if whole.certificate is not None and whole.certificate.bound > least * (1 + TOLERANCE):
+            raise InternalError(f"a design reaches {least}, less than the bound {whole.certificate.bound}")
         of_stages = [simulated(candidate) for candidate in ranked if candidate.accelerator in kept][: self.top_k]
         from_stages = min(of_stages, key=lambda design: design.figure, default=None)
-        return tuple(some[index] for index in order), from_stages
+        return tuple(some), from_stages
 
     def _heterogeneous(
         self,
@@ -341,7 +355,7 @@ class _Mining:
             best=min(alike, simulated, key=lambda design: design.figure),
             least_power=least_power,
             undecided=undecided,
-            bound=min(bound, simulated.figure),
+            bound=min(bound, simulated.figure, alike.figure),
         )
 
     def _mixed(

@@ -23,9 +23,7 @@ def joint_document(found: JointResult) -> dict[str, Any]:
     """The document of a joint choice: that of the best setting's mining, and the other settings on its design."""
     settings = [
         {
-            **{
-                name: each.setting.to_dict()[name] for name in ("pipeline", "tensor", "data", "microbatch", "recompute")
-            },
+            **{name: each.setting.to_dict()[name] for name in _CHOSEN},
             "objective_value": each.figure,
             "iteration_time_s": each.evaluation.iteration_time_s,
             "fits": each.evaluation.fits,
@@ -192,5 +190,5 @@ def _warnings(found: DistributedResult) -> list[str]:
         for task, evaluation in zip(found.tasks, found.best.evaluations, strict=True):
             warnings += parallel_document(evaluation, task.model.whole, found.technology)["warnings"]
         if found.limits.hbm_bytes == 0 and not all(each.fits for each in found.best.evaluations):
-            warnings.append("memory was no limit: the budget's own HBM does not hold the stages (--memory)")
+            warnings.append("memory was no limit of this search (--memory), and the design does not hold its stages")
     return list(dict.fromkeys(warnings))

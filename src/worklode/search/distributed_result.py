@@ -65,7 +65,7 @@ class Heterogeneous:
         best: of the objective.
         least_power: stages with slack have the design of least TDP that keeps the pace of the slowest; None where the
             objective weighs power already.
-        undecided: designs of less power for some stage that were neither scheduled nor ruled out.
+        undecided: designs of less power for some stage that no bound rules out: not scheduled, or too slow.
         bound: no mix of designs of the space has a smaller figure.
     """
 

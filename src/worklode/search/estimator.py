@@ -50,7 +50,7 @@ class _WorkloadEstimator:
             tables.tensor_cores(points),
             tables.vector_cores(points),
             tables.hbm_bytes_per_s(points),
-            self.evaluator.mode == "split",
+            self.evaluator.mode != "one-core",
             self.evaluator.model.streams,
             exposes_transfers(self.template),
             self.template.operator_start_s,

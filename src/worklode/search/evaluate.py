@@ -24,6 +24,7 @@ from worklode.hardware.power import tdp_w
 from worklode.hardware.technology import Technology
 from worklode.schedule.analysis import Resource, ScheduleAnalysis, analyze
 from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, lower_bounds
+from worklode.schedule.interruptible import schedule_interruptible
 from worklode.schedule.list_scheduler import Effort, schedule
 from worklode.schedule.prices import ROUNDS
 from worklode.schedule.problem import Schedule, ScheduleProblem
@@ -38,7 +39,7 @@ from worklode.search.evaluation import (
     workload_summary,
 )
 
-Mode = Literal["split", "one-core"]
+Mode = Literal["split", "uninterrupted", "one-core"]
 
 # Thorough schedules that are kept [count]: those of a result's designs, which are first compared and then reported.
 MOST_REPORTED = 64
@@ -127,10 +128,10 @@ class Evaluator:
         self.memory: MemoryFootprint = memory_footprint(self.fused)
         self.arrays: GraphArrays = graph_arrays(self.fused)
         self.item_counts = np.bincount(self.arrays.item_of, minlength=len(self.arrays.items)).astype(np.float64)
-        self.model = CostModel(self.arrays.items, mode=mode)
+        self.model = CostModel(self.arrays.items, mode="one-core" if mode == "one-core" else "split")
         self.matrix_macs = graph.matrix_flops() / 2
         self.communication_s: CommunicationTimes | None = None
-        self._reported: dict[Accelerator, ScheduledStep] = {}
+        self._reported: dict[Accelerator, tuple[Effort, ScheduledStep]] = {}
 
     def exchanging(self, communication_s: CommunicationTimes) -> Evaluator:
         """The same step whose collectives take these times from now on; costs that designs share are shared with it."""
@@ -154,31 +155,45 @@ class Evaluator:
         """
         costs = self.model.on(accelerator, self.communication_s if communication_s is None else communication_s)
         problem = self._problem(costs, accelerator)
-        return ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem, segments=segments, effort=effort))
+        make = schedule_interruptible if problem.interruptible else schedule
+        return ScheduledStep(costs=costs, problem=problem, schedule=make(problem, segments=segments, effort=effort))
+
+    def uninterrupted(self) -> Evaluator:
+        """The same workload where no operator is interrupted."""
+        if self.mode != "split":
+            return self
+        other = copy.copy(self)
+        other.mode = "uninterrupted"
+        other._reported = {}
+        return other
 
     def scheduled(self, costs: OperatorCosts, accelerator: Accelerator) -> tuple[float, float]:
         """Time [s] and energy [J] of the step on a design with these costs of its items, on a quick schedule."""
         problem = self._problem(costs, accelerator)
-        step = ScheduledStep(costs=costs, problem=problem, schedule=schedule(problem))
+        make = schedule_interruptible if problem.interruptible else schedule
+        step = ScheduledStep(costs=costs, problem=problem, schedule=make(problem))
         return step.schedule.makespan_s, sum(energy for _, energy in self._energy_parts(step, accelerator))
 
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
         return self._problem(self.model.on(accelerator, self.communication_s), accelerator)
 
-    def reported_step(self, accelerator: Accelerator) -> ScheduledStep:
-        """The step as it is reported of a design, with segments; the last few are kept."""
+    def reported_step(self, accelerator: Accelerator, effort: Effort = "thorough") -> ScheduledStep:
+        """The step as it is reported of a design, with segments; the last few are kept.
+
+        Once it was scheduled with the utmost effort, that is what is reported of it.
+        """
         known = self._reported.get(accelerator)
-        if known is None:
-            known = self.step(accelerator, segments=True, effort="thorough")
+        if known is None or (effort == "utmost" and known[0] != "utmost"):
+            known = effort, self.step(accelerator, segments=True, effort=effort)
             if len(self._reported) >= MOST_REPORTED:
                 self._reported.pop(next(iter(self._reported)))
             self._reported[accelerator] = known
-        return known
+        return known[1]
 
     def figures(self, accelerator: Accelerator, *, effort: Effort = "quick") -> Figures:
         """The figures a search needs, without verification."""
-        step = self.reported_step(accelerator) if effort == "thorough" else self.step(accelerator)
+        step = self.step(accelerator) if effort == "quick" else self.reported_step(accelerator, effort)
         found = silicon(accelerator, self.technology)
         return Figures(
             time_s=step.schedule.makespan_s,
@@ -241,6 +256,7 @@ class Evaluator:
             phase_time_s=self._phase_time(analysis),
             memory=self.memory,
             fused_operators=len(self.fused.operators),
+            interruptions=step.schedule.interruptions,
         )
 
     def _problem(self, costs: OperatorCosts, accelerator: Accelerator) -> ScheduleProblem:
@@ -259,18 +275,25 @@ class Evaluator:
             num_tensor_cores=accelerator.num_tensor_cores,
             num_vector_cores=accelerator.num_vector_cores,
             hbm_bytes_per_s=accelerator.sustained_hbm_bytes_per_s,
+            resume_s=costs.resume_s if self.mode == "split" else None,
+            resume_bytes=costs.resume_bytes if self.mode == "split" else None,
         )
 
     def event_counts(self, step: ScheduledStep) -> tuple[tuple[str, float, str], ...]:
-        """(part of the energy, how many events, field of `EnergyConstants` that each costs) of one iteration."""
+        """(part of the energy, how many events, field of `EnergyConstants` that each costs) of one iteration.
+
+        What is read again after an interruption passes the SRAM once more too.
+        """
         macs = float(step.costs.macs @ self.item_counts)
-        chosen = step.schedule.option
+        pieces = step.schedule.runs()
+        option, share = pieces.option, pieces.share
+        again_bytes = float(step.costs.resume_bytes[option] @ (pieces.set_up_s > 0.0))
         return (
             ("macs", macs, "mac_j"),
             ("operand_delivery", macs, "mac_operand_j"),
             ("vector_lanes", float(step.costs.lane_ops @ self.item_counts), "lane_op_j"),
-            ("sram", float(step.costs.sram_bytes[chosen].sum()), "sram_byte_j"),
-            ("hbm", float(step.costs.hbm_bytes[chosen].sum()), "hbm_byte_j"),
+            ("sram", float(step.costs.sram_bytes[option] @ share) + again_bytes, "sram_byte_j"),
+            ("hbm", float(step.costs.hbm_bytes[option] @ share) + again_bytes, "hbm_byte_j"),
             ("static", step.schedule.makespan_s, "static_w"),
         )
 
@@ -288,7 +311,7 @@ class Evaluator:
         vector_s = self.model.one_vector_core_s(accelerator)[self.arrays.item_of]
         by_hbm = bound_by_hbm(step.costs, accelerator)
         for link in analysis.chain:
-            option = step.schedule.option[link.task]
+            option = link.option
             held, beside = int(step.costs.tensor_cores[option]), int(step.costs.vector_cores[option])
             cause = Resource.HBM if by_hbm[option] else link.cause
             if cause is not Resource.HBM and held and beside:

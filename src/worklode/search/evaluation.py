@@ -144,6 +144,7 @@ class Evaluation:
         bound_by: share of the iteration time that each resource explains (tensor_core, vector_core, hbm, waiting).
         phase_time_s: time of the chain that explains the makespan, by training phase [s].
         memory: peak memory by role; `memory_fits` says whether it fits the HBM.
+        interruptions: how often an operator was interrupted or went over to another option [count].
     """
 
     workload: WorkloadSummary
@@ -161,6 +162,7 @@ class Evaluation:
     phase_time_s: tuple[tuple[str, float], ...]
     memory: MemoryFootprint
     fused_operators: int = field(default=0)
+    interruptions: int = field(default=0)
 
     @property
     def samples_per_s(self) -> float:
@@ -238,6 +240,7 @@ class Evaluation:
             "memory_bytes": self.memory_dict(),
             "coverage": self.coverage.to_dict(),
             "fused_operators": self.fused_operators,
+            "interruptions": self.interruptions,
             "warnings": list(self.warnings),
         }
 

@@ -135,7 +135,7 @@ def mine_exactly(
     most_modelled: int = MOST_MODELLED,
     use_bounds: bool = True,
 ) -> ExactMiningResult:
-    """The best design of a space together with its best schedule, by one model over both, and a proof.
+    """The best design of a space together with its best uninterrupted schedule, by one model over both, and a proof.
 
     Every design within the limits is scheduled by the list scheduler and bounded, which is where the solver starts:
     designs whose bound is no better than the best of these schedules are ruled out, and the others go into one CP-SAT
@@ -158,6 +158,7 @@ def mine_exactly(
     """
     started_s = time.perf_counter()
     _check(evaluator, space, objective, time_limit_s, workers, most_modelled)
+    evaluator = evaluator.uninterrupted()
     designs = [_Design.of(evaluator, found, objective, use_bounds) for found in _within(space, evaluator, limits)]
     if not designs:
         return _none(space, evaluator, limits, objective, time.perf_counter() - started_s)

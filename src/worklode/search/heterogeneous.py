@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worklode.hardware.accelerator import Accelerator
 from worklode.schedule.pipeline_orders import ScheduleKind
 from worklode.search.aggregate import Iterations, MaxPlus
 from worklode.search.bounder import Bounder
 from worklode.search.candidate import Candidate
-from worklode.search.certificate import designs_within
+from worklode.search.certificate import PROMISING, designs_within
 from worklode.search.division import Division
 from worklode.search.iteration_model import IterationModel, Row, StagePasses, iteration_time, last_reduction_s
 from worklode.search.local import point_of
@@ -155,7 +156,7 @@ class Cheapest:
 
     Attributes:
         candidate: the design.
-        undecided: designs of less power that neither a bound nor a schedule rules out.
+        undecided: designs of less power that no bound rules out: not scheduled, or slower on the schedules found.
     """
 
     candidate: Candidate
@@ -163,7 +164,10 @@ class Cheapest:
 
 
 def cheapest_at_pace(searches: Searches, stage: StageDesigns, pace_s: float, known: Candidate) -> Cheapest:
-    """The design of least TDP on which a stage keeps a pace; every design of less is bounded, or scheduled.
+    """The design of least TDP on which a stage keeps a pace by its schedule; every design of less is bounded.
+
+    Designs whose bound would let them keep the pace are scheduled, least power first, and thoroughly where their quick
+    schedule is not far above it.
 
     Args:
         searches: tables.
@@ -187,7 +191,6 @@ def cheapest_at_pace(searches: Searches, stage: StageDesigns, pace_s: float, kno
     order = np.argsort(power, kind="stable")
     points, power = points[order], power[order]
     scheduled = undecided = 0
-    best = known
     for first in range(0, len(points), PORTION):
         some = points[first : first + PORTION]
         bound = bounder.bounds(some, power[first : first + PORTION], by_options=True)
@@ -198,9 +201,12 @@ def cheapest_at_pace(searches: Searches, stage: StageDesigns, pace_s: float, kno
                 continue
             scheduled += accelerator not in search.seen
             candidate = search.seen.get(accelerator) or search.schedule(accelerator, "pace")
+            if pace_s < stage.own_s(candidate) <= pace_s * (1 + PROMISING):
+                candidate = search.refine(candidate)
             if stage.own_s(candidate) <= pace_s * (1 + ROUNDING):
                 return Cheapest(candidate=candidate, undecided=undecided)
-    return Cheapest(candidate=best, undecided=undecided)
+            undecided += 1
+    return Cheapest(candidate=known, undecided=undecided)
 
 
 # ------------------------------------------------------------------------------------------------- bounds
@@ -250,12 +256,17 @@ def own_rows(division: Division, classes: Sequence[tuple[int, ...]]) -> OwnRows:
 
 
 def least_time_power(
-    searches: Searches, model: IterationModel, classes: Sequence[StageDesigns], rows: OwnRows
+    searches: Searches,
+    model: IterationModel,
+    classes: Sequence[StageDesigns],
+    rows: OwnRows,
+    outside: Sequence[Accelerator],
 ) -> tuple[float, tuple[Searched, ...]]:
     """Bound of time x mean TDP of any mix, and the search of every class that gave it.
 
     T P = sum over stages of T P_s, and T is at least each row of `rows` with the least times of all stages but s: a
-    function of the own time of s alone, whose product with P_s is minimised over the space for each class.
+    function of the own time of s alone, whose product with P_s is minimised over the space for each class. The claim
+    covers the designs `outside` it too.
     """
     least = [found.least_s for found in classes]
     total, ran = 0.0, []
@@ -275,7 +286,8 @@ def least_time_power(
             Iterations(parts=(time,)),
             found.limits,
             objective=Objective.THROUGHPUT_PER_TDP,
-            seeds=[found.fastest.best.accelerator],
+            seeds=[*dict.fromkeys([found.fastest.best.accelerator, *outside])],
+            outside=outside,
         )
         ran.append(searched)
         assert searched.certificate is not None, "the fastest design of the class keeps the limits"

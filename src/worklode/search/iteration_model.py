@@ -147,10 +147,6 @@ class IterationModel:
         chosen = np.linspace(0, len(found) - 1, min(len(found), MOST_BUCKETS)).astype(int)
         return [found[index] for index in chosen]
 
-    def own_time(self, stage: int) -> MaxPlus:
-        """All passes of one microbatch on a stage."""
-        return MaxPlus.of([self.stages[stage].own])
-
 
 def iteration_time(division: Division, stages: Sequence[StagePasses], after: Sequence[Row] = ()) -> MaxPlus:
     """The iteration from the passes of every stage; never more than the simulated one.
@@ -200,7 +196,9 @@ def _by_chunk(division: Division, stages: Sequence[StagePasses]) -> Iterator[Chu
     computing = _plus(backward, [division.reduction_s(span[0]) for span in spans])
     on_links = [constant_row(row, time_s) for row, time_s in zip(forward, gathers, strict=True)]
     back_on_links = [constant_row(row, time_s) for row, time_s in zip(backward, exchanged, strict=True)]
-    for there, back in product((forward, on_links), (computing, back_on_links)):
+    # Where weight gradients are passes of their own, they hide exchanges that the pass before them is not held to.
+    backs = (computing,) if division.setting.schedule.splits_backward else (computing, back_on_links)
+    for there, back in product((forward, on_links), backs):
         yield ChunkRows(forward=there, backward=back, weight=weight)
 
 
@@ -221,7 +219,10 @@ def last_reduction_s(division: Division) -> float:
     # A pipeline ends with the backward pass of its first chunk, but where weight gradients are passes of their own.
     last = []
     for stage in range(setting.pipeline if setting.schedule.splits_backward else 1):
-        sizes = [bucket.gradient_bytes for bucket, _ in division.buckets(stage)]
+        buckets = division.buckets(stage)
+        if setting.overlap_data and buckets and buckets[-1][1] != division.positions(stage)[0]:
+            buckets = []  # segments without gradients come last: the last bucket may be reduced beside them
+        sizes = [bucket.gradient_bytes for bucket, _ in buckets]
         after = sizes[-1:] if setting.overlap_data else sizes
         last.append(division.data_s(reduction, sum(after)) if after else 0.0)
     return min(last)

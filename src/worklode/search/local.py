@@ -286,6 +286,24 @@ class LocalSearch:
                 return
             self.refine(quick[0])
 
+    def polish_best(self) -> None:
+        """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
+        while self.options.finalists and not self._out_of_time():
+            best = next(iter(self.candidates()), None)
+            if best is None or best.effort == "utmost":
+                return
+            self.polish(best)
+
+    def polish(self, candidate: Candidate) -> Candidate:
+        """Schedule a candidate with the utmost effort."""
+        parts = (self.evaluators, self.aggregate, self.objective, candidate.accelerator, candidate.origin)
+        self.seen[candidate.accelerator] = scheduled_candidate(*parts, effort="utmost")
+        return self.seen[candidate.accelerator]
+
+    def quick_figure(self, accelerator: Accelerator) -> float:
+        """Figure of a design's quick schedule."""
+        return scheduled_candidate(self.evaluators, self.aggregate, self.objective, accelerator, "budget").figure
+
     def candidates(self) -> tuple[Candidate, ...]:
         """What was scheduled and keeps the limits, best first."""
         return tuple(sorted((c for c in self.seen.values() if self.legal(c)), key=Candidate.order))

@@ -49,6 +49,7 @@ def least_times(
     exposed: bool,
     start_s: float,
     fill_s: float,
+    unsure_s: float,
     path_pays: Floats,
     group_start: Ints,
     group_item: Ints,
@@ -64,7 +65,7 @@ def least_times(
     Args:
         tensor_core_s: [shapes, U] core-seconds of the products on one tensor core [s].
         vector_core_s, alone_core_s: [widths, U] on one vector core beside products, and computing them too [s].
-        hbm_bytes: [sizes, U] traffic with all of the SRAM [bytes].
+        hbm_bytes: [rows, U] traffic with all of the SRAM, by number of lanes and size [bytes].
         tensor_s: [grown shapes, U] least time of the products on all tensor cores [s].
         vector_s, alone_s: [grown widths, U] least time on all vector cores [s].
         count: [U] operators of each item.
@@ -75,6 +76,7 @@ def least_times(
         tensor_cores, vector_cores, hbm_bytes_per_s: [D] of the designs.
         exposed: transfers show beside computation (`cost.model.exposes_transfers`).
         start_s, fill_s: of every operator that holds cores [s].
+        unsure_s: arrays and lanes that differ by less in the time of an item may both be what it runs on [s].
         path_pays: [G, U, 4] what the tasks of an item on the path of a guide pay for each second and each share of
             tensor cores, vector cores, bandwidth.
         group_start: [G + 1] groups of tasks off the path, of each guide.
@@ -95,17 +97,23 @@ def least_times(
             moving = traffic[u] * per_byte
             computing = min(max(grown[u], wide[u]), grown_alone[u])
             one_tensor, one_vector, starts = tensor[u], vector[u], 0.0
+            on_arrays, on_lanes = holds_tensor[u], holds_vector[u]
             if alone[u] < np.inf:
-                # Lanes may compute the products: then tensor cores do nothing.
-                one_tensor, one_vector = 0.0, min(one_vector, alone[u])
+                # Lanes compute the products where that is faster with all cores: then tensor cores do nothing.
+                if grown_alone[u] > grown[u] + wide[u] + unsure_s:
+                    on_arrays = True
+                elif grown_alone[u] < max(grown[u], wide[u]) - unsure_s:
+                    one_vector, on_lanes = alone[u], True
+                else:
+                    one_vector = min(one_vector, alone[u])
             if holds_tensor[u] or holds_vector[u] or alone[u] < np.inf:
                 starts = start_s
             least_s[u] = max(duration(computing, moving, starts, exposed, streams[u], fill_s), exchanging_s[u])
             # An option on p cores holds p·d(p), and d(p) >= d(1)/p for every part of d.
             used[u, 0] = used[u, 1] = 0.0
-            if holds_tensor[u]:
+            if on_arrays:
                 used[u, 0] = duration(one_tensor, moving, starts, exposed, streams[u], 0.0) * per_tensor
-            if holds_vector[u]:
+            if on_lanes:
                 used[u, 1] = duration(one_vector, moving, starts, exposed, streams[u], 0.0) * per_vector
             used[u, 2] = moving
             tensor_sum += count[u] * used[u, 0]
@@ -136,6 +144,7 @@ def option_bounds(
     vector_core_s: Floats,
     alone_core_s: Floats,
     hbm_bytes: Floats,
+    lane_hbm_bytes: Floats,
     vector_s: Floats,
     alone_s: Floats,
     count: Floats,
@@ -150,6 +159,7 @@ def option_bounds(
     tensor_of: Ints,
     vector_of: Ints,
     size_of: Ints,
+    lane_size_of: Ints,
     tensor_cores: Floats,
     vector_cores: Floats,
     hbm_bytes_per_s: Floats,
@@ -163,7 +173,11 @@ def option_bounds(
     exposed: bool,
     start_s: float,
     fill_s: float,
-    path_pays: Floats,
+    unsure_s: float,
+    one_core: bool,
+    path_start: Ints,
+    path_item: Ints,
+    path_price: Floats,
     group_start: Ints,
     group_item: Ints,
     group_count: Floats,
@@ -179,6 +193,7 @@ def option_bounds(
         tensor_s: [rows, U] time of the products by shape and number of cores [s].
         vector_core_s, alone_core_s: [widths, U] on one vector core [s].
         hbm_bytes: [sizes, U] traffic by size of SRAM [bytes].
+        lane_hbm_bytes: [rows, U] the same of vector cores, by number of lanes and size of SRAM [bytes].
         vector_s, alone_s: [grown widths, U] least time on all vector cores [s].
         count: [U] operators of each item.
         has_products, has_lanes: [U] what an item has; `alone_core_s` is finite where lanes may compute the products.
@@ -190,10 +205,15 @@ def option_bounds(
         ladder_start, ladder: CSR of the numbers of tensor cores an item may take, for each number there are.
         shape_row: [shapes, L] row of `tensor_s` for each entry of `ladder`.
         tensor_size_row: [sizes, L] row of `hbm_bytes` for the share of the SRAM at each entry of `ladder`.
-        vector_ladder_start, vector_ladder, vector_size_row: the same for items on vector cores alone.
-        exposed, start_s, fill_s, path_pays, group_start, group_item, group_count, price_start, price: `least_times`.
+        vector_ladder_start, vector_ladder, vector_size_row: the same for items on vector cores alone; rows of
+            `lane_hbm_bytes`, [lanes · sizes, L] by `lane_size_of` [D].
+        path_start: [G + 1] rows of path tasks, of each guide.
+        path_item, path_price: [R], [R, 4] tasks of one item in one class, and what they pay as in `least_times`.
+        one_core: an operator holds one core of a type at most.
+        exposed, start_s, fill_s, unsure_s, group_start, group_item, group_count, price_start, price: see
+            `least_times`.
     """
-    designs, items, guides = len(shape_of), len(count), len(path_pays)
+    designs, items, guides = len(shape_of), len(count), len(path_start) - 1
     bound_s = np.empty(designs)
     room = 2
     for entry in range(len(ladder_start) - 1):
@@ -214,14 +234,27 @@ def option_bounds(
         sums = np.zeros(3)
         for u in range(items):
             at = 0
-            if has_products[u]:
+            on_arrays, on_lanes = has_products[u], has_lanes[u] and not has_products[u]
+            if alone[u] < np.inf and last > first:
+                # An item takes what is faster with all cores, and both where that is not clear here.
+                products, lanes = tensor_s[shape_row[shape_of[d], last - 1], u], 0.0
+                if has_lanes[u]:
+                    lanes = max(vector[u] * per_vector, wide[u])
+                all_arrays = max(products, lanes) + min(products, lanes) * shown[u]
+                on_arrays = grown_alone[u] >= all_arrays - unsure_s
+                on_lanes = grown_alone[u] <= all_arrays + unsure_s
+            elif alone[u] < np.inf:
+                on_lanes = True
+            if on_arrays:
                 for j in range(first, last):
                     cores = ladder[j]
                     products = tensor_s[shape_row[shape_of[d], j], u]
                     moving = hbm_bytes[tensor_size_row[size_of[d], j], u] * per_byte
                     lane_cores, computing = 0.0, products
                     if has_lanes[u]:
-                        lane_cores = max(1.0, np.ceil(cores * vector_cores[d] * per_tensor - 1e-9))
+                        lane_cores = 1.0
+                        if not one_core:
+                            lane_cores = max(1.0, np.ceil(cores * vector_cores[d] * per_tensor - 1e-9))
                         lanes = max(vector[u] / lane_cores, wide[u])
                         computing = max(products, lanes) + min(products, lanes) * shown[u]
                     lasts = duration(computing, moving, start_s, exposed, False, fill_s)
@@ -230,10 +263,10 @@ def option_bounds(
                     used[u, at, 1] = lane_cores * per_vector * lasts
                     used[u, at, 2] = moving
                     at += 1
-            if (has_lanes[u] and not has_products[u]) or alone[u] < np.inf:
+            if on_lanes:
                 for j in range(first_lane, last_lane):
                     cores = vector_ladder[j]
-                    moving = hbm_bytes[vector_size_row[size_of[d], j], u] * per_byte
+                    moving = lane_hbm_bytes[vector_size_row[lane_size_of[d], j], u] * per_byte
                     if has_products[u]:
                         computing = max(alone[u] / cores, grown_alone[u])
                     else:
@@ -277,10 +310,8 @@ def option_bounds(
         best = max(sums[0], max(sums[1], sums[2]))
         for g in range(guides):
             value = 0.0
-            for u in range(items):
-                pay = path_pays[g, u]
-                if pay[0] == 0.0 and pay[1] == 0.0 and pay[2] == 0.0 and pay[3] == 0.0:
-                    continue
+            for row in range(path_start[g], path_start[g + 1]):
+                u, pay = path_item[row], path_price[row]
                 cheapest = np.inf
                 for option in range(options[u]):
                     pays = pay[0] * takes[u, option] + pay[1] * used[u, option, 0]

@@ -12,6 +12,9 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.search.evaluate import Evaluator
 from worklode.search.grid import COLS, HBM, LANES, ROWS, SRAM, TENSOR_CORES, VECTOR_CORES, Floats, Grid, Points
 
+# Above any size of SRAM [bytes]: 2^50 = 1 PiB, so that lanes and size make one key.
+LARGEST_SIZE = 2**50
+
 
 class Table:
     """Rows of figures of U items, one for every key asked for so far."""
@@ -39,6 +42,7 @@ class WorkloadTables:
         shapes: core-seconds of the products on one tensor core, by shape.
         widths, alone: core-seconds on one vector core, beside products and computing them, by number of lanes.
         sizes: HBM bytes with all of an SRAM of this size.
+        lane_sizes: the same by number of lanes too: vector cores hold groups in their registers.
         holds_tensor, holds_vector: [U] items every option of which holds such a core.
         grown_shapes: least time of the products, by shape and number of tensor cores.
         ladders: numbers of cores an operator may take.
@@ -61,6 +65,9 @@ class WorkloadTables:
         self.alone = Table(items, lambda key: model.lanes_alone_s(self._width(key)))
         # Keys are sizes [bytes] and numbers of cores, not indices: shares of SRAM and cores are looked up too.
         self.sizes = Table(items, model.item_hbm_bytes)
+        self.lane_sizes = Table(items, self._lane_size)
+        # Where registers do not matter, all numbers of lanes share the rows of the first.
+        self.lanes_held = self.template.family == "simt"
         self.grown_shapes = Table(items, self._grown_shape)
         self.ladders = _Ladders(self)
         self.grown_widths = Table(items, lambda key: model.all_vector_cores_s(self._grown_width(key)))
@@ -85,6 +92,14 @@ class WorkloadTables:
     def size_rows(self, points: Points) -> Points:
         """[D] rows of `sizes`."""
         return self.sizes.index(self._sizes[points[:, SRAM]])
+
+    def lane_size_rows(self, points: Points) -> Points:
+        """[D] rows of `lane_sizes`."""
+        return self.lane_sizes.index(self.lane_size_keys(points[:, LANES], self._sizes[points[:, SRAM]]))
+
+    def lane_size_keys(self, lanes: Points, sizes: Points) -> Points:
+        """Keys of `lane_sizes` for indices of lanes and sizes [bytes]."""
+        return (lanes if self.lanes_held else np.zeros_like(lanes)) * LARGEST_SIZE + sizes
 
     def grown_shape_rows(self, points: Points) -> Points:
         """[D] rows of `grown_shapes`."""
@@ -149,6 +164,10 @@ class WorkloadTables:
         rows, cols = int(self.grid.axes[ROWS][row]), int(self.grid.axes[COLS][col])
         return replace(self.template, tensor_core_rows=rows, tensor_core_cols=cols)
 
+    def _lane_size(self, key: int) -> Floats:
+        lanes, size = divmod(key, LARGEST_SIZE)
+        return self.evaluator.model.item_hbm_bytes_beside(size, self._width(lanes))
+
     def _grown_shape(self, key: int) -> Floats:
         shape, cores = divmod(key, MOST_CORES)
         model, design = self.evaluator.model, self._shape(shape)
@@ -170,16 +189,22 @@ class _Ladders:
     Attributes:
         start, cores: CSR over the numbers of tensor cores of the grid.
         size_row: [sizes, L] row of the table `sizes` for each entry of `cores`.
-        vector_start, vector_cores, vector_size_row: the same for vector cores.
+        vector_start, vector_cores, vector_size_row: the same for vector cores, with rows of the table `lane_sizes` for
+            each number of lanes and size, [lanes · sizes, L].
     """
 
     def __init__(self, tables: WorkloadTables) -> None:
         grid = tables.grid
-        self.start, self.cores, self.size_row = self._of(tables, grid.axes[TENSOR_CORES])
-        self.vector_start, self.vector_cores, self.vector_size_row = self._of(tables, grid.axes[VECTOR_CORES])
+        self.start, self.cores, shares = self._shares_of(tables, grid.axes[TENSOR_CORES])
+        self.size_row = tables.sizes.index(shares.ravel()).reshape(shares.shape)
+        self.vector_start, self.vector_cores, shares = self._shares_of(tables, grid.axes[VECTOR_CORES])
+        lanes = np.arange(len(grid.axes[LANES]))
+        keys = tables.lane_size_keys(lanes[:, None, None], shares[None, :, :])
+        self.vector_size_row = tables.lane_sizes.index(keys.ravel()).reshape(-1, shares.shape[1])
 
     @staticmethod
-    def _of(tables: WorkloadTables, numbers: Points) -> tuple[Points, Points, Points]:
+    def _shares_of(tables: WorkloadTables, numbers: Points) -> tuple[Points, Points, Points]:
+        """CSR of the numbers of cores, and [sizes, L] the size of SRAM each has [bytes]."""
         model = tables.evaluator.model
         ladders = [model.core_counts(int(number)) for number in numbers]
         start = np.concatenate(([0], np.cumsum([len(ladder) for ladder in ladders]))).astype(np.int64)
@@ -192,8 +217,7 @@ class _Ladders:
             for size in tables.grid.axes[SRAM]
         ]
         cores = np.array([cores for ladder in ladders for cores in ladder], np.int64)
-        size_row = tables.sizes.index(np.array(shares, np.int64).ravel()).reshape(len(shares), len(cores))
-        return start, cores, size_row
+        return start, cores, np.array(shares, np.int64).reshape(len(shares), len(cores))
 
 
 def _along(axis: int, values: Points, axes: int) -> Points:

@@ -55,7 +55,7 @@ def test_it_ends_with_a_design_within_the_limits_and_its_thorough_figure(name: s
     assert found.final_point in {step.point for step in found.steps}
     problem = contest.problem()
     assert problem.legal(np.array([found.final_point], np.int64))[0]
-    assert found.final_figure == thorough_figure(problem, found.final_point)
+    assert found.final_figure == thorough_figure(problem, found.final_point, utmost=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

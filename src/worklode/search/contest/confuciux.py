@@ -229,7 +229,7 @@ def _layers(evaluator: Evaluator, seen: Layers) -> list[_Layer]:
     total = len(seen)
     return [
         _Layer(
-            model=CostModel([evaluator.model.items[item]], mode=evaluator.mode),
+            model=CostModel([evaluator.model.items[item]], mode=evaluator.model.mode),
             count=float(count),
             features=np.array([*_features(evaluator.model.items[item]), np.log2(count), index / max(1, total - 1)]),
         )

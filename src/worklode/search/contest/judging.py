@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worklode.cost.model import CostModel
+from worklode.schedule.list_scheduler import Effort
 from worklode.schedule.verify import verify
 from worklode.search.aggregate import aggregate_of
 from worklode.search.candidate import Candidate, scheduled_candidate
@@ -90,7 +91,7 @@ def evaluated(contest: Contest, problem: Problem, point: Point) -> Evaluated:
     known = contest.memory.get(point)
     if known is None:
         started_s = time.process_time()
-        found = _candidate(problem, point, thorough=False)
+        found = _candidate(problem, point, effort="quick")
         known = Evaluated(figure=found.figure, parts=found.figures, cpu_s=time.process_time() - started_s)
         contest.memory[point] = known
     return known
@@ -116,9 +117,9 @@ def judged(contest: Contest, problem: Problem, point: Point) -> tuple[Told, floa
     return Told(point=point, figure=found.figure, excess=excess, parts=found.parts), found.cpu_s
 
 
-def thorough_figure(problem: Problem, point: Point) -> float:
-    """The figure of a design on thorough schedules, as `mine` reports it."""
-    return _candidate(problem, point, thorough=True).figure
+def thorough_figure(problem: Problem, point: Point, *, utmost: bool = False) -> float:
+    """The figure of a design on thorough schedules, or with the utmost effort, as `mine` has it of its best."""
+    return _candidate(problem, point, effort="utmost" if utmost else "thorough").figure
 
 
 def verify_design(problem: Problem, point: Point) -> None:
@@ -133,20 +134,20 @@ def verify_design(problem: Problem, point: Point) -> None:
         verify(step.problem, step.schedule)
 
 
-def _candidate(problem: Problem, point: Point, *, thorough: bool) -> Candidate:
+def _candidate(problem: Problem, point: Point, *, effort: Effort) -> Candidate:
     return scheduled_candidate(
         problem.evaluators,
         aggregate_of(problem.weights),
         problem.objective,
         problem.grid.accelerator(point),
         "contest",
-        effort="thorough" if thorough else "quick",
+        effort=effort,
     )
 
 
 def _fresh(evaluator: Evaluator) -> Evaluator:
     """The same workload with empty cost tables, so that a cell pays for the tables it needs."""
     found = copy.copy(evaluator)
-    found.model = CostModel(evaluator.arrays.items, mode=evaluator.mode)
+    found.model = CostModel(evaluator.arrays.items, mode=evaluator.model.mode)
     found._reported = {}
     return found

@@ -152,9 +152,11 @@ class _Spotlight:
             counts.append(found.shape[1])
             columns.append(found)
         tensor, vector, compute_s, hbm_bytes, sram_bytes = np.concatenate(columns, axis=1)
+        option_start, cores = np.concatenate(([0], np.cumsum(counts))).astype(np.int64), tensor.astype(np.int64)
+        resume_s, resume_bytes = evaluator.model.resume_costs(accelerator, option_start, cores, hbm_bytes)
         return OperatorCosts(
-            option_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-            tensor_cores=tensor.astype(np.int64),
+            option_start=option_start,
+            tensor_cores=cores,
             vector_cores=vector.astype(np.int64),
             compute_s=np.ascontiguousarray(compute_s),
             hbm_bytes=np.ascontiguousarray(hbm_bytes),
@@ -164,6 +166,8 @@ class _Spotlight:
             tensor_core_s=costs.tensor_core_s,
             vector_core_s=costs.vector_core_s,
             streams=costs.streams,
+            resume_s=resume_s,
+            resume_bytes=resume_bytes,
         )
 
     def _options(self, evaluator: Evaluator, accelerator: Accelerator, item: int) -> Floats:
