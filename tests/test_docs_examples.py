@@ -25,7 +25,7 @@ pytest.importorskip("torch", reason="workloads are captured with torch")
 ROOT = Path(__file__).parents[1]
 
 # page -> how many commands and blocks of Python it has at least: no page may drop out because a pattern changed.
-PAGES = {"README.md": (3, 1), "docs/tutorial.md": (12, 3), "docs/command-line.md": (0, 0)}
+PAGES = {"README.md": (3, 1), "docs/tutorial.md": (12, 3), "docs/command-line.md": (0, 0), "docs/bench.md": (2, 0)}
 
 # Longest a command may take, many times what it does (2 s): a hanging test says nothing.
 TIMEOUT_S = 120

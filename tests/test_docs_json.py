@@ -236,6 +236,22 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             ),
             ("mine_parallel", 4, f"mine {GPT} --seq-len 32 --budget tpuv3 --max-time 1us {many} {small}"),
             ("compare", 0, "compare evaluated mined"),
+            (
+                "bench",
+                0,
+                "bench net.py:make --budget tpuv2 --space space.yaml --searchers worklode,random --seeds 2 "
+                "--evaluations 40 --cpu-time 60s --out benched",
+            ),
+            (
+                "reproduce",
+                0,
+                "reproduce net.py:make --searchers worklode,spotlight-like-inference --evaluations 2 --out again",
+            ),
+            (
+                "bench",
+                3,
+                "bench net.py:make --area 1mm2 --space space.yaml --searchers random --seeds 1 --out none",
+            ),
             ("failure", 2, "mine net.py:make --area 600"),
             ("failure", 2, "mine net.py:make --batch many"),
         ]
@@ -315,7 +331,9 @@ def test_exit_statuses_match_their_table(printed: list[Printed]) -> None:
         if one.code == 2:
             assert one.document["error"]["kind"] == "bad_input"
             assert one.document["error"]["exit_code"] == 2
-        if one.code == 3:
+        if one.code == 3 and one.table == "bench":
+            assert all(reference["figure"] is None for reference in one.document["references"])
+        elif one.code == 3:
             assert one.document["best"] is None
         if one.code == 4:
             assert one.document["search"]["out_of_time"] is True

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worklode.search.evaluate import Evaluator
     from worklode.search.evaluation import Evaluation
     from worklode.search.mining import MiningResult
-    from worklode.search.objective import Objective
+    from worklode.search.objective import Limits, Objective
 
     AnyWorkload = str | TrainingGraph | Evaluator
 
@@ -221,6 +221,25 @@ def mine(
         proof=proof,
         progress=lambda done, most: tell("scheduling designs", done, most),
     )
+
+
+def workload_limits(
+    evaluators: Sequence[Evaluator],
+    space: DesignSpace,
+    technology: Technology,
+    *,
+    budget: Accelerator | None = None,
+    area_mm2: float | None = None,
+    tdp_w: float | None = None,
+    memory: MemoryRule = "auto",
+) -> Limits:
+    """The limits that `mine` would keep for these workloads; arguments as there.
+
+    Raises:
+        SpecError: neither budget nor limits, or a limit that is not positive.
+    """
+    limits = limits_of(budget, area_mm2, tdp_w, technology)
+    return replace(limits, hbm_bytes=_memory_limit(memory, evaluators, space, budget))
 
 
 def _memory_limit(

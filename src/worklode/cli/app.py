@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worklode.cli import options
+from worklode.cli import contests, options
 from worklode.cli.outcome import Outcome  # typer evaluates annotations
 
 app = typer.Typer(
@@ -349,3 +349,7 @@ def validate(
     from worklode.cli.validating import run_validate
 
     return run_validate(tuple(suites or ()), data=data, write=write)
+
+
+app.command()(contests.bench)
+app.command()(contests.reproduce)

@@ -22,6 +22,8 @@ def report_run(folder: Path) -> Outcome:
     from worklode.study.run_directory import read_run
 
     run = read_run(folder)
+    if run.manifest["command"] == "bench":
+        return _bench(run)
     mined = run.manifest["command"] == "mine"
 
     def report() -> Iterable[RenderableType]:
@@ -34,6 +36,18 @@ def report_run(folder: Path) -> Outcome:
         return mining_report(run.result) if mined else evaluation_report(run.result)
 
     infeasible = mined and run.result["best"] is None
+    return Outcome(document=run.result, report=report, exit_code=EXIT_INFEASIBLE if infeasible else EXIT_OK)
+
+
+def _bench(run: Run) -> Outcome:
+    """The table of a bench."""
+
+    def report() -> Iterable[RenderableType]:
+        from worklode.report.bench import bench_report
+
+        return bench_report(run.result)
+
+    infeasible = all(reference["figure"] is None for reference in run.result["references"])
     return Outcome(document=run.result, report=report, exit_code=EXIT_INFEASIBLE if infeasible else EXIT_OK)
 
 
@@ -66,6 +80,8 @@ def _read_design_run(folder: Path) -> Run:
     from worklode.study.run_directory import read_run
 
     run = read_run(folder)
+    if run.manifest["command"] == "bench":
+        raise SpecError(Fault(where=str(run.path), problem="is a bench: it has many designs", allowed="other runs"))
     if _design(run) is None:
         raise SpecError(Fault(where=str(run.path), problem="holds no design: its limits were infeasible"))
     return run

@@ -23,6 +23,16 @@ Workloads = Annotated[
     ),
 ]
 
+BenchWorkloads = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="WORKLOAD...", help="Workloads, each compared by itself.", show_default=False),
+]
+
+PaperModels = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="Workloads; default the paper's eleven models.", show_default=False),
+]
+
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run directory of `mine` or `evaluate --out`.", show_default=False)
 ]

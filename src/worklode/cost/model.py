@@ -203,6 +203,13 @@ class CostModel:
             resume_bytes=resume_bytes,
         )
 
+    def resume_costs(
+        self, accelerator: Accelerator, option_start: Ints, tensor_cores: Ints, hbm_bytes: Floats
+    ) -> tuple[Floats, Floats]:
+        """[O] time [s] and HBM bytes that one interruption adds to options of the items; see `OperatorCosts`."""
+        resume_bytes = np.repeat(self._reload_bytes, np.diff(option_start))
+        return _resume_s(accelerator, tensor_cores, hbm_bytes, resume_bytes), resume_bytes
+
     def splits(self, item: int, accelerator: Accelerator, tensor_cores: int) -> tuple[ProductSplit, ...]:
         """How the products of an item are spread over that many tensor cores, for people."""
         table = self._shape_table(accelerator)

@@ -308,3 +308,58 @@ def least_core_cycles(
             else:
                 best = min(best, streaming_cycles(batch[u], streamed, stationary, k[u], rows, cols))
         cycles[u] = best * executed[u] + fill
+
+
+@compiled(
+    "void(int64, int64, int64, int64, int64, int64, int64, float64, int64, int64[:, ::1], float64[::1], float64[::1])"
+)
+def mapped_cycles(
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    rows: int,
+    cols: int,
+    accumulator_rows: int,
+    executed: float,
+    element_bytes: int,
+    splits: Ints,
+    cycles: Floats,
+    sram_bytes: Floats,
+) -> None:
+    """Cycles and on-chip traffic of one product under [S] given splits, fill included: what `split_table` minimises.
+
+    A split that no core could carry out is infinite: more parts along K or the stationary dimension than there are
+    folds, more along the batch than it has products, more along the streamed dimension than there are blocks of R rows.
+
+    Args:
+        batch, m, n, k, rows, cols, accumulator_rows, executed, element_bytes: as in `split_table`.
+        splits: [S, 5] parts along (batch, m, n, k) and role.
+        cycles, sram_bytes: out, [S].
+    """
+    fill = float(2 * rows + cols - 2)
+    for s in range(len(splits)):
+        pb, pk, role = splits[s, 0], splits[s, 3], splits[s, 4]
+        streamed, stationary, ps, pt = m, n, splits[s, 1], splits[s, 2]
+        if role == INPUTS_STATIONARY:
+            streamed, stationary, ps, pt = n, m, splits[s, 2], splits[s, 1]
+        k_folds, n_folds = -(-k // rows), -(-stationary // cols)
+        cycles[s] = np.inf
+        sram_bytes[s] = np.inf
+        if min(pb, ps, pt, pk) < 1 or pk > k_folds or pt > n_folds or pb > batch or ps > -(-streamed // rows):
+            continue
+        packs = batch > 1 and 2 * stationary <= cols
+        k_fold, n_fold = -(-k_folds // pk), -(-n_folds // pt)
+        k_part, n_part = min(k, k_fold * rows), min(stationary, n_fold * cols)
+        b_part, m_part = -(-batch // pb), -(-streamed // ps)
+        if packs and m_part < rows:
+            total = streaming_cycles(b_part, m_part, n_part, k_part, rows, cols)
+        else:
+            stacked = min(max(1, rows // k_part), cols // n_part, b_part) if packs else 1
+            total = float(-(-b_part // stacked)) * k_fold * n_fold * max(m_part, rows)
+        if pk > 1:
+            total += reduction_cycles(float(b_part) * m_part * n_part, pk, cols)
+        cycles[s] = np.ceil(total * executed) + fill
+        sram_bytes[s] = executed * on_chip_bytes(
+            batch, streamed, stationary, k, ps, pt, pk, cols, accumulator_rows, element_bytes
+        )

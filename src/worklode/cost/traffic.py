@@ -257,3 +257,86 @@ def reread_table(
             sram_bytes,
             granule,
         )
+
+
+# What stays on chip while tiles of the others come and go: the loop orders `reread_bytes` chooses from.
+OUTPUTS_STAY, A_STAYS, B_STAYS = 0, 1, 2
+
+
+@compiled(
+    "void(int64, int64, int64, int64, float64, float64, float64, int64, int64, int64, float64, int64[:, ::1],"
+    " float64[::1])"
+)
+def mapped_reread(
+    batch: int,
+    m: int,
+    n: int,
+    k: int,
+    a_elements: float,
+    b_elements: float,
+    c_elements: float,
+    element_bytes: int,
+    patch: int,
+    window: int,
+    sram_bytes: float,
+    tilings: Ints,
+    reread: Floats,
+) -> None:
+    """HBM traffic beyond moving every operand once [bytes] under [S] given tilings: what `reread_bytes` minimises.
+
+    A tiling that does not fit into its share of the SRAM is infinite; the smallest one is assumed to fit where
+    outputs stay.
+
+    Args:
+        batch, m, n, k, a_elements, b_elements, c_elements, element_bytes, patch, window, sram_bytes: as in
+            `reread_table`.
+        tilings: [S, 4] what stays (`OUTPUTS_STAY`, `A_STAYS`, `B_STAYS`), and t_m, t_n, t_k.
+        reread: out, [S].
+    """
+    e = float(element_bytes)
+    granule = -(-HBM_ACCESS_BYTES // element_bytes)
+    room = sram_bytes * TILE_SHARE
+    smallest_m, smallest_n = min(m, granule), min(n, granule)
+    once = (a_elements + b_elements + c_elements) * e
+    for s in range(len(tilings)):
+        stays, tm, tn, tk = tilings[s, 0], tilings[s, 1], tilings[s, 2], tilings[s, 3]
+        a_width, a_pass = tile_elements(tm, m, k, a_elements, patch == PATCH_A, float(window))
+        b_width, b_pass = tile_elements(tk, k, n, b_elements, patch == PATCH_B, float(window))
+        c_width, c_pass = tile_elements(tm, m, n, c_elements, patch == PATCH_C, float(window))
+        c_bytes = e if tk == k else float(PARTIAL_SUM_BYTES)
+        fits = (a_width * tk + b_width * tn) * e + c_width * tn * c_bytes <= room
+        if not fits and not (stays == OUTPUTS_STAY and tm == smallest_m and tn == smallest_n):
+            reread[s] = np.inf
+            continue
+        tiles_m, tiles_n, tiles_k = -(-m // tm), -(-n // tn), -(-k // tk)
+        total = (a_pass + b_pass + c_elements) * e + 2.0 * (c_pass - c_elements) * PARTIAL_SUM_BYTES
+        if stays == OUTPUTS_STAY:
+            total += ((tiles_n - 1) * a_pass + (tiles_m - 1) * b_pass) * e
+        else:
+            total += 2.0 * (tiles_k - 1) * c_elements * PARTIAL_SUM_BYTES
+            total += (tiles_m - 1) * b_pass * e if stays == A_STAYS else (tiles_n - 1) * a_pass * e
+        reread[s] = batch * max(0.0, total - once)
+
+
+def tile_edges(length: int, element_bytes: int) -> Ints:
+    """Edges a tile may have along one dimension [elements], descending: those `reread_bytes` looks at."""
+    shortest = min(length, -(-HBM_ACCESS_BYTES // element_bytes))
+    edges = []
+    count = 1
+    while True:
+        edges.append(max(-(-length // count), shortest))
+        if edges[-1] == shortest:
+            return np.array(sorted(set(edges), reverse=True), np.int64)
+        count = next_tile_count(count)
+
+
+def halo_edges(length: int, element_bytes: int, *, halving: bool = False) -> Ints:
+    """Edges of a tile along a dimension whose halo is fetched again [elements], descending.
+
+    Four times the shortest and so on up to the whole; with `halving` the whole and its halves down to the shortest.
+    """
+    shortest = min(length, -(-HBM_ACCESS_BYTES // element_bytes))
+    edges = [length if halving else shortest]
+    while edges[-1] != (shortest if halving else length):
+        edges.append(max(shortest, edges[-1] // 2) if halving else min(length, 4 * edges[-1]))
+    return np.array(sorted(set(edges), reverse=True), np.int64)

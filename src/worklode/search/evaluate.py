@@ -167,6 +167,13 @@ class Evaluator:
         other._reported = {}
         return other
 
+    def scheduled(self, costs: OperatorCosts, accelerator: Accelerator) -> tuple[float, float]:
+        """Time [s] and energy [J] of the step on a design with these costs of its items, on a quick schedule."""
+        problem = self._problem(costs, accelerator)
+        make = schedule_interruptible if problem.interruptible else schedule
+        step = ScheduledStep(costs=costs, problem=problem, schedule=make(problem))
+        return step.schedule.makespan_s, sum(energy for _, energy in self._energy_parts(step, accelerator))
+
     def problem(self, accelerator: Accelerator) -> ScheduleProblem:
         """The scheduling problem of the step on a design."""
         return self._problem(self.model.on(accelerator, self.communication_s), accelerator)

@@ -191,7 +191,7 @@ def _publish(partial: Path, out: Path | None, parent: Path, name: str) -> Path:
 
 
 def _write_files(content: RunContent, folder: Path) -> None:
-    _write_json(folder / MANIFEST, _manifest(content))
+    _write_json(folder / MANIFEST, manifest(content))
     _write_yaml(folder / CONFIG, content.config)
     _write_json(folder / RESULT, content.result)
     if content.designs is not None:
@@ -200,7 +200,8 @@ def _write_files(content: RunContent, folder: Path) -> None:
         (folder / TRACE).write_text(content.trace, encoding="utf-8")
 
 
-def _manifest(content: RunContent) -> dict[str, Any]:
+def manifest(content: RunContent) -> dict[str, Any]:
+    """What a run was: versions, arguments, digests of its inputs, times."""
     files = {name: path for name in content.inputs if (path := workload_file(name)) is not None}
     return {
         "format_version": FORMAT_VERSION,

@@ -1,0 +1,89 @@
+"""`worklode reproduce`: the evaluation of the paper this project follows, from options to an outcome."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
+
+from worklode.cli.benching import BenchOptions, bench_request, write_bench
+from worklode.cli.commands import StepOptions
+from worklode.cli.outcome import Outcome
+from worklode.cli.progress import shown_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+# The models of the paper's evaluation: the first of the zoo.
+MODELS = 11
+EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
+FIGURES = "evaluation.html"
+TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, "rows.csv", "cells.csv")
+
+
+def run_reproduce(
+    models: tuple[str, ...], step: StepOptions, options: BenchOptions, *, write: Path | None = None
+) -> Outcome:
+    """Run, or go on with, the evaluation; write its tables and its page, and copies of them where asked."""
+    from worklode.report.evaluation_page import evaluation_page, evaluation_report
+    from worklode.study.bench import run_bench
+    from worklode.study.bench_directory import BenchDirectory
+    from worklode.study.reproduction import design_rows, headlines
+
+    started = datetime.now(UTC).astimezone()
+    assert options.out is not None
+    directory = BenchDirectory(options.out)
+    chosen = models or paper_models()
+    request, settings = bench_request(chosen, step, options)
+    directory.open(settings)
+    with shown_progress(quiet=step.quiet) as progress:
+        result = run_bench(request, directory, progress)
+        rows = design_rows(request, result, directory, progress)
+    found = headlines(rows)
+    bench = result.to_dict()
+    messages = write_bench(directory, result, bench, settings, started, chosen, options)
+    directory.write_rows(EVALUATION_ROWS, [asdict(row) for row in rows])
+    directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
+    document: dict[str, Any] = {
+        "budget": options.budget,
+        "headlines": [asdict(headline) for headline in found],
+        "designs": [asdict(row) for row in rows],
+        "bench": bench,
+        "run_directory": str(directory.path),
+    }
+    directory.write_text(EVALUATION_PAGE, evaluation_page(document))
+    with suppress(ModuleNotFoundError):  # the message about the page of the bench says what is missing
+        from worklode.report.evaluation_figures import evaluation_figures
+
+        directory.write_text(FIGURES, evaluation_figures(document))
+    if write is not None:
+        tables = write.with_suffix("")
+        tables.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            copyfile(directory.path / name, tables / name)
+        write.write_text(evaluation_page(document, f"of the folder `{tables.name}`"), encoding="utf-8")
+        messages = (*messages, f"written: {write} and {tables}")
+
+    def report() -> Iterable[RenderableType]:
+        return evaluation_report(document)
+
+    return Outcome(document=document, report=report, messages=messages)
+
+
+def paper_models() -> tuple[str, ...]:
+    """Names of the eleven models."""
+    from worklode.frontend.zoo.entries import ENTRIES
+
+    return tuple(entry.name for entry in ENTRIES[:MODELS])
+
+
+def default_searchers() -> str:
+    """Searchers of the evaluation, as `--searchers` takes them."""
+    from worklode.study.reproduction import SEARCHERS
+
+    return ",".join(SEARCHERS)

@@ -1,0 +1,120 @@
+"""worklode's own search as a searcher: the local search and the proof of `mine`, asking for one design at a time.
+
+Both are written as one course of action that schedules designs where it needs them. Here that course runs in a thread
+of its own and every design it wants scheduled becomes a question; exactly one of the two threads is awake at a time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from worklode.hardware.accelerator import Accelerator
+from worklode.search.candidate import Candidate
+from worklode.search.certificate import ProofOptions, prove
+from worklode.search.contest.interface import Problem, Told
+from worklode.search.grid import Point
+from worklode.search.local import LocalSearch, LocalSearchOptions
+
+
+class _Stopped(BaseException):
+    """The contest asks no more; ends the thread of the search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorklodeOptions:
+    """worklode's own search; see `LocalSearchOptions` and `ProofOptions`.
+
+    Designs are compared by quick schedules, as all searchers are here; the contest itself schedules everybody's
+    finalists thoroughly.
+    """
+
+    search: LocalSearchOptions = field(default_factory=LocalSearchOptions)
+    proof: ProofOptions = field(default_factory=ProofOptions)
+    prove: bool = True
+
+
+class Worklode:
+    """The search of `mine`, proof included; it has no use for a seed."""
+
+    def __init__(self, problem: Problem, seed: int, options: WorklodeOptions | None = None) -> None:
+        self.problem = problem
+        self.options = options or WorklodeOptions()
+        self._questions: queue.Queue[Point | BaseException | None] = queue.Queue()
+        self._answers: queue.Queue[Told | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._told: Told | None = None
+        self._finished = False
+
+    def ask(self, most: int) -> Sequence[Point]:
+        """The one design the search wants scheduled next."""
+        if self._finished:
+            return ()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True, name="worklode-search")
+            self._thread.start()
+        else:
+            assert self._told is not None
+            self._answers.put(self._told)
+        question = self._questions.get()
+        if isinstance(question, BaseException):
+            self._finished = True
+            raise question
+        self._finished = question is None
+        return () if question is None else (question,)
+
+    def tell(self, results: Sequence[Told]) -> None:
+        """Keep the answer until the search goes on, so that what it does next counts as the next question."""
+        self._told = results[0] if results else None
+
+    def close(self) -> None:
+        """End the thread of a search that was not asked to its end."""
+        if self._thread is not None and self._thread.is_alive() and not self._finished:
+            self._answers.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._search()
+            self._questions.put(None)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._questions.put(error)
+
+    def _search(self) -> None:
+        problem = self.problem
+        options = replace(self.options.search, finalists=0)
+        parts = (problem.evaluators, problem.weights, problem.grid, problem.limits, problem.objective, options)
+        search = _AskingSearch(*parts)
+        search.answer_to = self._answer_to
+        start = problem.start
+        seeds = () if start is None else (problem.grid.accelerator(start),)
+        search.run(seeds)
+        if self.options.prove and search.candidates():
+            prove(search, replace(self.options.proof, refined=0), seeds=seeds)
+
+    def _answer_to(self, point: Point) -> Told:
+        self._questions.put(point)
+        told = self._answers.get()
+        if told is None:
+            raise _Stopped
+        return told
+
+
+class _AskingSearch(LocalSearch):
+    """A local search whose schedules are made elsewhere: `answer_to` is set before it runs."""
+
+    answer_to: Callable[[Point], Told]
+
+    def schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
+        """Ask for a design."""
+        point = self.grid.space.indices_of(accelerator)
+        assert point is not None, "the search leaves its grid"
+        told = self.answer_to(point)
+        assert told.figure is not None, "the search asks for what breaks the limits"
+        candidate = Candidate(accelerator=accelerator, figure=told.figure, figures=told.parts, origin=origin)
+        self.seen[accelerator] = candidate
+        return candidate
