@@ -102,6 +102,9 @@ class MaxPlus:
 
     def time_s(self, times_s: Sequence[Any]) -> Any:
         """T [s]; times may be numbers or arrays that broadcast."""
+        if all(isinstance(time_s, float) for time_s in times_s):
+            times = np.array(times_s)
+            return sum(float((factor @ times + constant_s).max()) for factor, constant_s in self.terms)
         total: Any = 0.0
         for factor, constant_s in self.terms:
             largest: Any = -np.inf
