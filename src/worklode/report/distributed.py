@@ -146,7 +146,7 @@ def _mixes(document: Document) -> Iterator[RenderableType]:
     if mixed is None:
         return
     rows = []
-    for label, found in (("best", mixed["best"]), ("least TDP at that pace", mixed["least_tdp"])):
+    for label, found in (("best", mixed["best"]), ("least TDP", mixed["least_tdp"])):
         if found is None:
             continue
         for place, each in enumerate(found["accelerators"]):
