@@ -30,6 +30,7 @@ BASE = ("--seq-len", "64", "--budget", "tpuv3", "--space", "space.yaml", "--top-
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKLODE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")  # words of a cell stay together
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)
 
