@@ -159,7 +159,8 @@ def section(rows: Sequence[dict[str, Any]], memory: int | None) -> str:
     ]
     if memory is not None:
         out.append(
-            f"Memory of mining GPT-3, the graph from the cache: {memory / 2**30:.2f} GiB (target {MOST_MEMORY / 2**30:.0f})."
+            f"Memory of mining GPT-3, graph from the cache: {memory / 2**30:.2f} GiB"
+            f" (target {MOST_MEMORY / 2**30:.0f})."
         )
     return "\n".join(out)
 
