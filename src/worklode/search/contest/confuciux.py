@@ -7,6 +7,7 @@ over and what differs: docs/models/searchers.md.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -71,7 +72,7 @@ class _Episode:
     chip: Point | None
 
 
-class _Confuciux:
+class _Confuciux(ABC):
     """The search; a form says which layers are seen and what a chip is worth."""
 
     def __init__(self, problem: Problem, seed: int, options: ConfuciuxOptions | None = None) -> None:
@@ -183,11 +184,11 @@ class _Confuciux:
 
     # -- the worth of a chip --------------------------------------------------------------------------------------
 
-    def _seen(self, evaluator: Evaluator) -> Layers:
-        raise NotImplementedError
+    @abstractmethod
+    def _seen(self, evaluator: Evaluator) -> Layers: ...
 
-    def _measured(self, told: Told) -> Told:
-        raise NotImplementedError
+    @abstractmethod
+    def _measured(self, told: Told) -> Told: ...
 
 
 class ConfuciuxInference(_Confuciux):

@@ -7,6 +7,7 @@ what differs: docs/models/searchers.md.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class SpotlightOptions:
     mappings: MappingSearchOptions = field(default_factory=MappingSearchOptions)
 
 
-class _Spotlight:
+class _Spotlight(ABC):
     """The search; a form says what a design is worth under the mappings that were found."""
 
     def __init__(self, problem: Problem, seed: int, options: SpotlightOptions | None = None) -> None:
@@ -123,11 +124,13 @@ class _Spotlight:
 
     # -- the worth of a design ------------------------------------------------------------------------------------
 
-    def _layers(self, evaluator: Evaluator) -> Layers:
-        raise NotImplementedError
+    @abstractmethod
+    def _layers(self, evaluator: Evaluator) -> Layers: ...
 
-    def _figures(self, evaluator: Evaluator, accelerator: Accelerator, mapped: OperatorCosts, layers: Layers) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _figures(
+        self, evaluator: Evaluator, accelerator: Accelerator, mapped: OperatorCosts, layers: Layers
+    ) -> float: ...
 
     def _value(self, accelerator: Accelerator) -> float:
         """Weighted geometric mean of the objective over the workloads, under the mappings found."""
