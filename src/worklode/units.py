@@ -184,6 +184,24 @@ def parse_time_s(text: str, *, where: str = "argument", path: str = "", allow_ze
     return parse_quantity(text, TIME, where=where, path=path, allow_zero=allow_zero)
 
 
+def parse_times(text: str, *, where: str = "argument", path: str = "") -> float:
+    """Multiple of something [1], written `100x`; positive.
+
+    Raises:
+        SpecError: it is no such number.
+    """
+    number = text.strip().removesuffix("x")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf or number == text.strip():
+        raise SpecError(
+            Fault(where=where, path=path, value=repr(text), problem="is no multiple", allowed="such as 100x, > 0")
+        )
+    return value
+
+
 def format_si(value: float, unit: str, digits: int = 3) -> str:
     """Quantity with an SI prefix: `format_si(0.00123, "s")` is "1.23 ms".
 

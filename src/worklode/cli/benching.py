@@ -48,6 +48,7 @@ class BenchOptions:
     technology: Path | None
     out: Path | None
     resume: Path | None
+    workers: int = 1
 
 
 def run_bench(workloads: tuple[str, ...], step: StepOptions, options: BenchOptions) -> Outcome:
@@ -64,7 +65,7 @@ def run_bench(workloads: tuple[str, ...], step: StepOptions, options: BenchOptio
     request, settings = bench_request(workloads, step, options)
     directory.open(settings)
     with shown_progress(quiet=step.quiet) as progress:
-        result = run_cells(request, directory, progress)
+        result = run_cells(request, directory, progress, workers=options.workers)
     document = result.to_dict()
     messages = write_bench(directory, result, document, settings, started, workloads, options)
 
@@ -91,7 +92,7 @@ def bench_request(
     from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
     from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, source_digest, workload_digest
-    from worklode.units import parse_area_mm2, parse_power_w, parse_time_s
+    from worklode.units import parse_area_mm2, parse_power_w, parse_time_s, parse_times
 
     faults = Faults()
     budget, area, tdp, space_file, cpu_time = (
@@ -100,8 +101,10 @@ def bench_request(
     baseline = None if budget is None else faults.collect(lambda: load_accelerator(budget, where="--budget"))
     area_mm2 = None if area is None else faults.collect(lambda: parse_area_mm2(area, where="--area"))
     tdp_w = None if tdp is None else faults.collect(lambda: parse_power_w(tdp, where="--tdp"))
-    cpu_s = float("inf")
-    if cpu_time is not None:
+    cpu_s = times_mine = float("inf")
+    if cpu_time is not None and cpu_time.strip().endswith("x"):
+        times_mine = faults.collect(lambda: parse_times(cpu_time, where="--cpu-time")) or times_mine
+    elif cpu_time is not None:
         cpu_s = faults.collect(lambda: parse_time_s(cpu_time, where="--cpu-time")) or cpu_s
     objective = faults.collect(lambda: Objective.parse(options.objective))
     constants = faults.collect(lambda: load_technology(options.technology))
@@ -113,7 +116,7 @@ def bench_request(
         faults.add("--searchers", "none given", "names with commas between them")
     if len(set(workloads)) < len(workloads):
         faults.add("bench", "a workload is given twice", "each once")
-    cell_budget = faults.collect(lambda: Budget(evaluations=options.evaluations, cpu_s=cpu_s))
+    cell_budget = faults.collect(lambda: Budget(evaluations=options.evaluations, cpu_s=cpu_s, times_mine=times_mine))
     space = default_space(baseline)
     if space_file is not None:
         space = faults.collect(lambda: load_space(space_file, space)) or space
@@ -156,7 +159,7 @@ def _kept(options: BenchOptions) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()
-        if name not in ("out", "resume")
+        if name not in ("out", "resume", "workers")
     }
 
 
@@ -188,7 +191,7 @@ def _resumed(
         kept = dict(settings["options"])
         for name in ("space", "technology"):
             kept[name] = None if kept[name] is None else Path(kept[name])
-        found = BenchOptions(**kept, out=directory.path, resume=None)
+        found = BenchOptions(**kept, out=directory.path, resume=None, workers=options.workers)
         given: dict[str, Any] = {
             name: int(value) if value.isdigit() else value for name, value in settings["step"].items()
         }

@@ -34,7 +34,8 @@ def bench(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of every searcher that is random.")] = 3,
     evaluations: Annotated[int, typer.Option("--evaluations", min=1, help="Designs a run may ask for.")] = 1000,
     cpu_time: Annotated[
-        str | None, typer.Option("--cpu-time", help="CPU time a run may use, such as 60s.", show_default=False)
+        str | None,
+        typer.Option("--cpu-time", help="CPU time a run may use: 60s, or 100x what mine takes.", show_default=False),
     ] = None,
     batch: options.Batch = None,
     seq_len: options.SeqLen = None,
@@ -52,6 +53,7 @@ def bench(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the bench of this folder.", show_default=False)
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes, each with one workload at a time.")] = 1,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -84,6 +86,7 @@ def bench(
         technology=technology,
         out=out,
         resume=resume,
+        workers=workers,
     )
     return run_bench(tuple(workloads or ()), step, request)
 
@@ -98,7 +101,8 @@ def reproduce(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of every searcher that is random.")] = 1,
     evaluations: Annotated[int, typer.Option("--evaluations", min=1, help="Designs a run may ask for.")] = 1000,
     cpu_time: Annotated[
-        str | None, typer.Option("--cpu-time", help="CPU time a run may use, such as 60s.", show_default=False)
+        str | None,
+        typer.Option("--cpu-time", help="CPU time a run may use: 60s, or 100x what mine takes.", show_default=False),
     ] = None,
     technology: options.Technology = None,
     no_cache: options.NoCache = False,
@@ -109,6 +113,7 @@ def reproduce(
         Path | None,
         typer.Option("--write", help="Write the page here too, its CSV files beside it.", show_default=False),
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes, each with one workload at a time.")] = 1,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -142,5 +147,6 @@ def reproduce(
         technology=technology,
         out=out,
         resume=None,
+        workers=workers,
     )
     return run_reproduce(tuple(models or ()), step, request, write=write)

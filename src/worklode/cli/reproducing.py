@@ -42,7 +42,7 @@ def run_reproduce(
     request, settings = bench_request(chosen, step, options)
     directory.open(settings)
     with shown_progress(quiet=step.quiet) as progress:
-        result = run_bench(request, directory, progress)
+        result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
     found = headlines(rows)
     bench = result.to_dict()

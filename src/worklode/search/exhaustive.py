@@ -95,7 +95,7 @@ def exhaustive(
             found += _schedule_chunk(task, start)
             _tell(progress, len(found), designs.size)
     else:
-        with ProcessPoolExecutor(workers, _context(), initializer=_remember, initargs=(task,)) as pool:
+        with ProcessPoolExecutor(workers, worker_context(), initializer=_remember, initargs=(task,)) as pool:
             for chunk in pool.map(_schedule_remembered, starts):
                 found += chunk
                 _tell(progress, len(found), designs.size)
@@ -145,7 +145,7 @@ def _schedule_remembered(start: int) -> list[Candidate]:
     return _schedule_chunk(_remembered[0], start)
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def worker_context() -> multiprocessing.context.BaseContext:
     """Forked workers need not import and send everything anew; elsewhere than on Linux forking is not safe."""
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("fork" if methods[0] == "fork" else None)

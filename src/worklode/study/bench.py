@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from worklode.search.contest.judging import Contest, contest, remember
 from worklode.search.contest.registry import SEEDLESS, is_own, searcher_maker
 from worklode.search.contest.summary import ARRIVED, CONFIDENCE, Curve, Reference, Row, best_known, curves, rows
 from worklode.search.evaluate import Evaluator
+from worklode.search.exhaustive import worker_context
 from worklode.search.grid import Grid
 from worklode.search.local import LocalSearchOptions
 from worklode.search.mining import mine
@@ -112,7 +115,7 @@ class BenchResult:
             facts = {name: getattr(cell, name) for name in Cell.__slots__ if name not in ("steps", "final_point")}
             design = None if cell.final_point is None else space.accelerator(cell.final_point)
             shown = {f"final_{name}": getattr(design, name, None) for name in _SHOWN_FIELDS}
-            found.append({**facts, "evaluations": len(cell.steps), "cpu_s": cell.cpu_s, **shown})
+            found.append({**facts, "cpu_s": cell.cpu_s, **shown})
         return found
 
     def curve_rows(self) -> list[dict[str, Any]]:
@@ -144,52 +147,107 @@ _SHOWN_FIELDS = (
 )
 
 
-def run_bench(request: BenchRequest, directory: BenchDirectory, progress: Progress | None = None) -> BenchResult:
+def run_bench(
+    request: BenchRequest, directory: BenchDirectory, progress: Progress | None = None, *, workers: int = 1
+) -> BenchResult:
     """Run the cells the directory does not have yet, and read the others.
 
-    An interrupt loses the cell that is under way and nothing else.
+    An interrupt loses the cell that is under way and nothing else; one whose searcher can go on loses what it did since
+    it was last saved.
 
     Args:
         request: what is compared.
         directory: open, made for this request.
         progress: told which cell is under way.
+        workers: processes, each of which runs the cells of one workload at a time; 1 stays in this one.
 
     Raises:
         SpecError: no such searcher, or one that breaks the rules.
     """
+    found: list[tuple[Reference, list[Cell]]] = []
+    if workers == 1:
+        for index in range(len(request.workloads)):
+            found.append(_run_workload(request, directory, index, progress))
+    else:
+        # Where forked, workers have the request already; where not, it is sent.
+        _task[:] = [(request, directory)]
+        with ProcessPoolExecutor(
+            min(workers, len(request.workloads)),
+            worker_context(),
+            initializer=_take_task,
+            initargs=(request, directory),
+        ) as pool:
+            running = [pool.submit(_run_remembered, index) for index in range(len(request.workloads))]
+            try:
+                for done in as_completed(running):
+                    done.result()
+                    finished = sum(1 for one in running if one.done())
+                    _tell(progress, f"{finished} of {len(running)} workloads", finished, len(running))
+            except BaseException:
+                for process in list(pool._processes.values()):
+                    process.terminate()  # what it had under way can be gone on with
+                raise
+            found = [one.result() for one in running]
+    cells = tuple(cell for _, of_workload in found for cell in of_workload)
+    return BenchResult(request=request, cells=cells, references=tuple(reference for reference, _ in found))
+
+
+_task: list[tuple[BenchRequest, BenchDirectory]] = []
+
+
+def _take_task(request: BenchRequest, directory: BenchDirectory) -> None:
+    _task[:] = [(request, directory)]
+
+
+def _run_remembered(index: int) -> tuple[Reference, list[Cell]]:
+    return _run_workload(*_task[0], index, None)
+
+
+def _run_workload(
+    request: BenchRequest, directory: BenchDirectory, index: int, progress: Progress | None
+) -> tuple[Reference, list[Cell]]:
+    """The reference and the cells of one workload."""
     makers = {name: searcher_maker(name) for name in request.searchers}
+    workload = request.workloads[index]
+    made = _contest(request, workload)
+    places = list(_cells_of(request))
+    known = [_known_cell(directory, workload.name, name, seed) for name, seed in places]
+    reference = _known_reference(directory, workload.name)
+    if reference is None or None in known:
+        _tell(progress, f"{workload.name}: reference", 0, len(places))
+        _warm(made, request.baseline)
+    if reference is None:
+        reference = _reference(made, request.baseline)
+        directory.write_reference(workload.name, asdict(reference))
+    for cell in known:
+        _remember(made, cell)
+    budget = request.budget.where_mine_takes(reference.cpu_s)
     cells: list[Cell] = []
-    references: list[Reference] = []
-    total = sum(1 for _ in _places(request))
-    for workload in request.workloads:
-        made = _contest(request, workload)
-        known = [_known_cell(directory, workload.name, name, seed) for name, seed in _cells_of(request)]
-        reference = _known_reference(directory, workload.name)
-        if reference is None or None in known:
-            _tell(progress, f"{workload.name}: reference", len(cells), total)
-            _warm(made, request.baseline)
-        if reference is None:
-            reference = _reference(made, request.baseline)
-            directory.write_reference(workload.name, asdict(reference))
-        references.append(reference)
-        for cell in known:
-            _remember(made, cell)
-        for (name, seed), cell in zip(_cells_of(request), known, strict=True):
-            found = cell
-            if found is None:
-                label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {total})"
-                found = _run(made, name, makers[name], seed, request.budget, partial(_tell, progress, label))
-                directory.write_cell(workload.name, name, seed, found.to_dict())
-            cells.append(found)
-    return BenchResult(request=request, cells=tuple(cells), references=tuple(references))
+    for (name, seed), cell in zip(places, known, strict=True):
+        found = cell
+        if found is None:
+            label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {len(places)})"
+            tell = partial(_tell, progress, label)
+            found = _run(made, name, makers[name], seed, budget, directory, tell)
+            directory.write_cell(workload.name, name, seed, found.to_dict())
+        cells.append(found)
+    return reference, cells
 
 
 def _run(
-    made: Contest, name: str, maker: Maker, seed: int, budget: Budget, progress: Callable[[int, int], None]
+    made: Contest,
+    name: str,
+    maker: Maker,
+    seed: int,
+    budget: Budget,
+    directory: BenchDirectory,
+    progress: Callable[[int, int], None],
 ) -> Cell:
     """A cell; what a user's searcher raises is reported as theirs."""
+    saved = directory.under_way(made.name, name, seed)
+    save = partial(directory.write_under_way, made.name, name, seed)
     try:
-        return run_cell(made, name, maker, seed, budget, progress=progress)
+        return run_cell(made, name, maker, seed, budget, progress=progress, saved=saved, save=save)
     except WorklodeError:
         raise
     except Exception as error:
@@ -211,13 +269,45 @@ def workload_digest(evaluator: Evaluator) -> str:
 
 @cache
 def source_digest() -> str:
-    """Digest of all of worklode's own source and constants: cells of one bench are made by one version."""
-    digest = hashlib.sha256()
+    """Digest of the source and constants that decide cells: cells of one bench are made by one version of these.
+
+    Modules that a cell can load, found by their imports: how a page is written does not matter to a cell.
+    """
     root = Path(worklode.__file__).parent
-    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml", ".json")):
+    files = {*_loaded_sources(root), *root.joinpath("hardware").rglob("*.yaml"), *root.rglob("hardware/*.json")}
+    digest = hashlib.sha256()
+    for path in sorted(files):
         digest.update(f"{path.relative_to(root)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _loaded_sources(root: Path) -> set[Path]:
+    """Files of worklode's own that the search and its contest import, wherever in a file they do."""
+    contest = root.joinpath("search", "contest")
+    tables = contest / "summary.py"  # made from cells
+    waiting = [*sorted(path for path in contest.glob("*.py") if path != tables), root.joinpath("search", "mining.py")]
+    found = set(waiting)
+    while waiting:
+        for name in _imported(waiting.pop()):
+            place = root.parent.joinpath(*name.split("."))
+            for path in (place.with_suffix(".py"), place / "__init__.py"):
+                if path.is_file() and path not in found:
+                    found.add(path)
+                    waiting.append(path)
+    return found
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules of worklode that a file names in an import; packages on the way to them too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    own = [name.split(".") for name in names if name.split(".")[0] == "worklode"]
+    return {".".join(parts[:length]) for parts in own for length in range(2, len(parts) + 1)}
 
 
 def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
@@ -226,12 +316,6 @@ def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
         for name in request.searchers:
             if seed == 0 or name not in SEEDLESS:
                 yield name, seed
-
-
-def _places(request: BenchRequest) -> Iterator[tuple[str, str, int]]:
-    for workload in request.workloads:
-        for name, seed in _cells_of(request):
-            yield workload.name, name, seed
 
 
 def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:

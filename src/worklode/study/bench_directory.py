@@ -4,6 +4,7 @@
     manifest.json           versions, arguments, digests of the inputs, times
     references/WORKLOAD.json     what `mine` finds and proves
     cells/WORKLOAD.SEARCHER.SEED.json    a finished cell, every evaluation in it
+    under_way/WORKLOAD.SEARCHER.SEED.json    where a long cell stands, of a searcher that can go on from there
     result.json, rows.csv, cells.csv, curves.csv, bench.html    what all of them say
 
 A file appears complete or not at all. CPU times are measured once, when a cell is made; all else is computed from the
@@ -27,7 +28,7 @@ from worklode.study.run_directory import slug
 SETTINGS = "bench.json"
 # Raised when a file of the directory changes its meaning.
 BENCH_FORMAT = 1
-_CELLS, _REFERENCES = "cells", "references"
+_CELLS, _REFERENCES, _UNDER_WAY = "cells", "references", "under_way"
 
 
 class BenchDirectory:
@@ -72,6 +73,15 @@ class BenchDirectory:
     def write_cell(self, workload: str, searcher: str, seed: int, document: Mapping[str, Any]) -> None:
         """Keep a finished cell."""
         write_atomically(self._cell_path(workload, searcher, seed), _json(document, indent=None))
+        self._under_way_path(workload, searcher, seed).unlink(missing_ok=True)
+
+    def under_way(self, workload: str, searcher: str, seed: int) -> dict[str, Any] | None:
+        """Where a cell stands that is not finished; None as for `cell`."""
+        return _read_if_sound(self._under_way_path(workload, searcher, seed))
+
+    def write_under_way(self, workload: str, searcher: str, seed: int, document: Mapping[str, Any]) -> None:
+        """Keep where a cell stands."""
+        write_atomically(self._under_way_path(workload, searcher, seed), _json(document, indent=None))
 
     def reference(self, workload: str) -> dict[str, Any] | None:
         """The document of a reference; None as for `cell`."""
@@ -103,6 +113,9 @@ class BenchDirectory:
 
     def _cell_path(self, workload: str, searcher: str, seed: int) -> Path:
         return self.path / _CELLS / f"{_file_name(workload)}.{_file_name(searcher)}.{seed}.json"
+
+    def _under_way_path(self, workload: str, searcher: str, seed: int) -> Path:
+        return self.path / _UNDER_WAY / self._cell_path(workload, searcher, seed).name
 
     def _reference_path(self, workload: str) -> Path:
         return self.path / _REFERENCES / f"{_file_name(workload)}.json"

@@ -12,8 +12,9 @@ from worklode.search.contest.summary import CURVE_PLACES, Reference, curves, row
 REFERENCE = Reference(workload="w", figure=1.0, quick_figure=1.1, bound=0.8, cpu_s=2.0, wall_time_s=3.0)
 
 
-def step(figure: float | None, best: float | None, cpu_s: float) -> Step:
+def step(number: int, figure: float | None, best: float | None, cpu_s: float) -> Step:
     return Step(
+        number=number,
         point=(0,),
         figure=figure,
         best=best,
@@ -30,16 +31,19 @@ def cell(searcher: str, seed: int, figures: list[float | None], final: float | N
     for index, figure in enumerate(figures, start=1):
         if figure is not None:
             best = figure if best is None else min(best, figure)
-        steps.append(step(figure, best, float(index)))
+        steps.append(step(index, figure, best, float(index)))
     return Cell(
         workload="w",
         searcher=searcher,
         seed=seed,
+        evaluations=len(steps),
         steps=tuple(steps),
         finished=False,
         judges_itself=False,
         final_point=None if final is None else (0,),
         final_figure=final,
+        final_number=None if final is None else len(steps),
+        final_cpu_s=None if final is None else float(len(steps)),
         own_cpu_s=1.0,
         mapping_cpu_s=2.0,
         evaluation_cpu_s=5.0,
@@ -66,6 +70,7 @@ def test_a_row_says_what_its_cells_did() -> None:
     # The best quick schedule known is 1.1: 1.111 and below have arrived; the third seed never does.
     assert row.arrived == pytest.approx(2 / 3)
     assert (row.evaluations_to_arrive, row.cpu_s_to_arrive) == (3, 3.0)
+    assert (row.evaluations_to_final, row.cpu_s_to_final) == (3, 3.0)
     assert (row.own_share, row.mapping_share, row.evaluation_share) == pytest.approx((1 / 8, 2 / 8, 5 / 8))
     assert row.cpu_over_worklode == pytest.approx(8.0)
     assert found[0].over_best_known == 1.0

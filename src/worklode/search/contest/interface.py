@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +58,13 @@ class Told:
 
 @dataclass(slots=True, kw_only=True)
 class TimeSpent:
-    """CPU time a searcher says it spent on something other than its own model [s]; see `Problem.searching_mappings`."""
+    """CPU time a searcher says it spent on something other than its own model [s].
+
+    See `Problem.searching_mappings` and `Problem.evaluating`.
+    """
 
     mapping_s: float = 0.0
+    evaluation_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +157,15 @@ class Problem:
         finally:
             self.spent.mapping_s += time.process_time() - started_s
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Book the CPU time of what is inside as evaluations: schedules that a searcher makes itself."""
+        started_s = time.process_time()
+        try:
+            yield
+        finally:
+            self.spent.evaluation_s += time.process_time() - started_s
+
 
 class Searcher(Protocol):
     """A search for the best design, one batch at a time. Made anew for every problem and seed; used once.
@@ -182,4 +195,26 @@ class SelfJudging(Protocol):
 
     def recommended(self) -> Point | None:
         """The design the searcher would build now; None as long as it has seen none within the limits."""
+        ...
+
+
+@runtime_checkable
+class Shortlisting(Protocol):
+    """A searcher that says itself which of its designs are scheduled thoroughly in the end."""
+
+    def shortlist(self) -> Sequence[Point]:
+        """Designs it asked for, best first; none where it leaves that to the contest, which takes the best figures."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A searcher whose run can go on in another process: worth it where a run takes longer than some minutes."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, as plain values of JSON; asked for between `tell` and `ask`."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state of another that was made with the same problem and seed."""
         ...

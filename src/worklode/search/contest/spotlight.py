@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,22 @@ class _Spotlight(ABC):
     def recommended(self) -> Point | None:
         """The design that is best under the mappings found."""
         return self.points[int(np.argmin(self.values))] if self.points else None
+
+    def state(self) -> dict[str, Any]:
+        """What has been looked at, and where the random numbers are."""
+        return {
+            "random": self.random.bit_generator.state,
+            "points": self.points,
+            "values": self.values,
+            "waiting": self.waiting,
+            "seen": sorted(self.seen),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.random.bit_generator.state = state["random"]
+        self.points, self.waiting = _points(state["points"]), _points(state["waiting"])
+        self.values, self.seen = [float(value) for value in state["values"]], set(_points(state["seen"]))
 
     # -- designs --------------------------------------------------------------------------------------------------
 
@@ -185,6 +202,10 @@ class _Spotlight(ABC):
                 least_s = costs.alone_s[row]
                 kept.append(row)
         return np.stack([getattr(costs, name)[kept].astype(np.float64) for name in _COLUMNS])
+
+
+def _points(rows: Sequence[Sequence[int]]) -> list[Point]:
+    return [tuple(int(index) for index in row) for row in rows]
 
 
 _COLUMNS = ("tensor_cores", "vector_cores", "compute_s", "hbm_bytes", "sram_bytes")

@@ -61,6 +61,7 @@ class Row:
         gap_to_bound: median final figure over the proven bound, less 1 [1].
         arrived: share of the seeds whose best came within `ARRIVED` of the best known quick schedule [1].
         evaluations_to_arrive, cpu_s_to_arrive: median of what that took; None where less than half arrived.
+        evaluations_to_final, cpu_s_to_final: median of what it took to ask for the final design; None as for it.
         cpu_s: median CPU time of a cell [s].
         own_share, mapping_share, evaluation_share: of the CPU time of all seeds, what the searcher's model, its search
             of mappings and evaluations took [1]; they add up to 1.
@@ -79,6 +80,8 @@ class Row:
     arrived: float
     evaluations_to_arrive: float | None
     cpu_s_to_arrive: float | None
+    evaluations_to_final: float | None
+    cpu_s_to_final: float | None
     cpu_s: float
     own_share: float
     mapping_share: float
@@ -143,6 +146,7 @@ def _row(
     arrivals = [_arrival(cell, quick) for cell in cells]
     arrived = [found for found in arrivals if found is not None]
     missing = [math.inf] * (len(cells) - len(arrived))
+    built = [(math.inf if cell.final_number is None else cell.final_number, cell.final_cpu_s) for cell in cells]
     cpu_s = statistics.median(cell.cpu_s for cell in cells)
     spent = np.array([(cell.own_cpu_s, cell.mapping_cpu_s, cell.evaluation_cpu_s) for cell in cells]).sum(axis=0)
     own_share, mapping_share, evaluation_share = (float(part) for part in spent / max(spent.sum(), 1e-12))
@@ -150,7 +154,7 @@ def _row(
         workload=cells[0].workload,
         searcher=cells[0].searcher,
         seeds=len(cells),
-        evaluations=statistics.median(len(cell.steps) for cell in cells),
+        evaluations=statistics.median(cell.evaluations for cell in cells),
         final_figure=final,
         final_best=_finite(min(finals)),
         final_worst=_finite(max(finals)),
@@ -159,6 +163,8 @@ def _row(
         arrived=len(arrived) / len(cells),
         evaluations_to_arrive=_finite(statistics.median([*(float(found[0]) for found in arrived), *missing])),
         cpu_s_to_arrive=_finite(statistics.median([*(found[1] for found in arrived), *missing])),
+        evaluations_to_final=_finite(statistics.median(number for number, _ in built)),
+        cpu_s_to_final=_finite(statistics.median(math.inf if spent is None else spent for _, spent in built)),
         cpu_s=cpu_s,
         own_share=own_share,
         mapping_share=mapping_share,
@@ -171,9 +177,9 @@ def _arrival(cell: Cell, quick: float | None) -> tuple[int, float] | None:
     """Evaluations and CPU time after which the best of a cell is within `ARRIVED` of the best known."""
     if quick is None:
         return None
-    for count, step in enumerate(cell.steps, start=1):
+    for step in cell.steps:
         if step.best is not None and step.best <= quick * (1.0 + ARRIVED):
-            return count, step.cpu_s
+            return step.number, step.cpu_s
     return None
 
 
@@ -219,7 +225,7 @@ def _curve(cells: Sequence[Cell], quick: float, along: str) -> Curve:
 
 def _path(steps: Sequence[Step], quick: float, along: str) -> tuple[Values, Values]:
     """[S] places of the steps along the axis, and the best over the best known after each of them."""
-    places = [float(i) for i in range(1, len(steps) + 1)] if along == "evaluations" else [s.cpu_s for s in steps]
+    places = [float(step.number) if along == "evaluations" else step.cpu_s for step in steps]
     best = [math.inf if step.best is None else step.best / quick for step in steps]
     return np.array(places), np.array(best)
 

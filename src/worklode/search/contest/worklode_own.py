@@ -2,6 +2,7 @@
 
 Both are written as one course of action that schedules designs where it needs them. Here that course runs in a thread
 of its own and every design it wants scheduled becomes a question; exactly one of the two threads is awake at a time.
+What `mine` schedules thoroughly is scheduled thoroughly here too, and charged as an evaluation.
 """
 
 from __future__ import annotations
@@ -25,11 +26,7 @@ class _Stopped(BaseException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorklodeOptions:
-    """worklode's own search; see `LocalSearchOptions` and `ProofOptions`.
-
-    Designs are compared by quick schedules, as all searchers are here; the contest itself schedules everybody's
-    finalists thoroughly.
-    """
+    """worklode's own search; see `LocalSearchOptions` and `ProofOptions`."""
 
     search: LocalSearchOptions = field(default_factory=LocalSearchOptions)
     proof: ProofOptions = field(default_factory=ProofOptions)
@@ -47,6 +44,7 @@ class Worklode:
         self._thread: threading.Thread | None = None
         self._told: Told | None = None
         self._finished = False
+        self._best: Point | None = None
 
     def ask(self, most: int) -> Sequence[Point]:
         """The one design the search wants scheduled next."""
@@ -69,6 +67,10 @@ class Worklode:
         """Keep the answer until the search goes on, so that what it does next counts as the next question."""
         self._told = results[0] if results else None
 
+    def shortlist(self) -> Sequence[Point]:
+        """The design it ends with; none where it was stopped before."""
+        return () if self._best is None else (self._best,)
+
     def close(self) -> None:
         """End the thread of a search that was not asked to its end."""
         if self._thread is not None and self._thread.is_alive() and not self._finished:
@@ -86,15 +88,22 @@ class Worklode:
 
     def _search(self) -> None:
         problem = self.problem
-        options = replace(self.options.search, finalists=0)
-        parts = (problem.evaluators, problem.weights, problem.grid, problem.limits, problem.objective, options)
-        search = _AskingSearch(*parts)
-        search.answer_to = self._answer_to
-        start = problem.start
-        seeds = () if start is None else (problem.grid.accelerator(start),)
+        # One thread at a time, so that the time of a schedule is not booked twice; the answer does not depend on it.
+        options = replace(self.options.search, workers=1)
+        search = _AskingSearch(
+            problem.evaluators, problem.weights, problem.grid, problem.limits, problem.objective, options
+        )
+        search.contest, search.answer_to = problem, self._answer_to
+        seeds = () if problem.start is None else (problem.grid.accelerator(problem.start),)
         search.run(seeds)
         if self.options.prove and search.candidates():
-            prove(search, replace(self.options.proof, refined=0), seeds=seeds)
+            prove(search, self.options.proof, seeds=seeds)
+        if options.finalists:
+            search.refine_best(options.top_k)
+            search.polish_best()
+        found = search.candidates()
+        if found and found[0].effort != "quick":
+            self._best = problem.grid.space.indices_of(found[0].accelerator)
 
     def _answer_to(self, point: Point) -> Told:
         self._questions.put(point)
@@ -105,8 +114,9 @@ class Worklode:
 
 
 class _AskingSearch(LocalSearch):
-    """A local search whose schedules are made elsewhere: `answer_to` is set before it runs."""
+    """A local search whose quick schedules are made elsewhere: `contest` and `answer_to` are set before it runs."""
 
+    contest: Problem
     answer_to: Callable[[Point], Told]
 
     def schedule(self, accelerator: Accelerator, origin: str) -> Candidate:
@@ -118,3 +128,18 @@ class _AskingSearch(LocalSearch):
         candidate = Candidate(accelerator=accelerator, figure=told.figure, figures=told.parts, origin=origin)
         self.seen[accelerator] = candidate
         return candidate
+
+    def refine(self, candidate: Candidate) -> Candidate:
+        """Schedule a candidate thoroughly, at this searcher's expense."""
+        with self.contest.evaluating():
+            return super().refine(candidate)
+
+    def polish(self, candidate: Candidate) -> Candidate:
+        """Schedule a candidate with the utmost effort, at this searcher's expense."""
+        with self.contest.evaluating():
+            return super().polish(candidate)
+
+    def quick_figure(self, accelerator: Accelerator) -> float:
+        """Figure of a design's quick schedule, at this searcher's expense."""
+        with self.contest.evaluating():
+            return super().quick_figure(accelerator)
