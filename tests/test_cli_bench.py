@@ -43,7 +43,10 @@ BENCH = (
     *("--searchers", "worklode,random,genetic", "--seeds", "3", "--evaluations", "30", "--out", "out"),
 )
 # What is measured and so differs from run to run.
-MEASURED = ("cpu_s", "cpu_s_to_arrive", "own_share", "mapping_share", "evaluation_share", "cpu_over_worklode")
+MEASURED = (
+    *("cpu_s", "cpu_s_to_arrive", "cpu_s_to_final", "cpu_over_worklode"),
+    *("own_share", "mapping_share", "evaluation_share"),
+)
 TABLES = ("result.json", "rows.csv", "cells.csv", "curves.csv", "bench.html")
 
 # Stops the bench as an impatient user would, at its eleventh design.
@@ -178,6 +181,35 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
     assert [row["searcher"] for row in found["rows"]] == ["worklode", "interrupting.py:Interrupting"]
     after = kept("out")
     assert {path: after[path] for path in before} == before
+
+
+def test_workers_share_the_workloads_and_find_the_same(capsys: Captured) -> None:
+    Path("wide.py").write_text(NET.replace("64, 128", "64, 256").replace("128, 64", "256, 64"))
+    arguments = [*BENCH[:2], "wide.py:make", *BENCH[2:-1]]
+    alone = document(capsys, *arguments, "alone")
+    shared = document(capsys, *arguments, "shared", "--workers", "2")
+    assert unmeasured(shared) == unmeasured(alone)
+    # How many work is no setting: the other goes on with either.
+    assert document(capsys, *arguments, "shared")["rows"] == shared["rows"]
+    assert [row["workload"] for row in shared["rows"]] == ["net.py:make"] * 3 + ["wide.py:make"] * 3
+
+
+def test_a_worker_that_is_interrupted_ends_all_and_keeps_what_is_finished(capsys: Captured) -> None:
+    Path("wide.py").write_text(NET.replace("64, 128", "64, 256").replace("128, 64", "256, 64"))
+    arguments = [*BENCH[:2], "wide.py:make", *BENCH[2:], "--workers", "2"]
+    arguments[arguments.index("worklode,random,genetic")] = "worklode,interrupting.py:Interrupting"
+    document(capsys, *arguments, code=130)
+    assert set(kept("out")) == set(kept("out")) and all(".worklode." in name for name in kept("out"))
+
+
+def test_a_budget_may_be_a_multiple_of_what_mine_takes(capsys: Captured) -> None:
+    arguments = [*BENCH, "--cpu-time", "0.001x"]
+    found = document(capsys, *arguments)
+    assert found["cpu_limit_s"] is None and found["cpu_limit_times_mine"] == 0.001
+    assert all(row["evaluations"] <= 16 for row in found["rows"])
+    for wrong in ("0x", "x", "-3x", "nanx"):
+        message = document(capsys, *BENCH, "--cpu-time", wrong, code=2)["error"]["message"]
+        assert "--cpu-time" in message and "100x" in message
 
 
 def test_report_prints_it_again_and_compare_refuses_it(capsys: Captured) -> None:

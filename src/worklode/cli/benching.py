@@ -91,7 +91,7 @@ def bench_request(
     from worklode.search.contest.cell import Budget
     from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
-    from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, source_digest, workload_digest
+    from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, workload_digest
     from worklode.units import parse_area_mm2, parse_power_w, parse_time_s, parse_times
 
     faults = Faults()
@@ -149,7 +149,6 @@ def bench_request(
         "space": asdict(space),
         "workload_sha256": [workload_digest(workload.evaluator) for workload in found],
         "file_sha256": _files(options),
-        "source_sha256": source_digest(),
     }
     return request, settings
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-NUMBERS = ("designs", "final", "over", "gap", "arrived", "after", "or", "CPU", "times", "model/map/eval")
+NUMBERS = ("designs", "final", "over", "gap", "arrived", "after", "or", "final after", "CPU", "times", "model/map/eval")
 _UNIT = {"throughput": "s", "throughput/tdp": "s W", "energy": "J", "energy-delay": "J s"}
 
 
@@ -35,14 +35,15 @@ def bench_report(document: Document) -> Iterator[RenderableType]:
 LEGEND = """\
 designs: evaluations; final: best design on thorough schedules; over: above the best anybody found; gap: above the
 proven bound; arrived: seeds that came within 1 % of the best known quick schedule, after how many designs or how much
-CPU time; CPU: of a whole run; times: over worklode's own; model/map/eval: where it went [%]: the searcher's own model,
-its search of mappings, evaluations. Medians over seeds."""
+CPU time; final after: CPU time when the final design was asked for; CPU: of a whole run; times: over worklode's own;
+model/map/eval: where it went [%]: the searcher's own model, its search of mappings, evaluations. Medians over seeds."""
 
 
 def budget_text(document: Document) -> str:
     """`1 944 000 designs, 3 seeds, up to 1 000 evaluations each`."""
-    limit = document["cpu_limit_s"]
+    limit, times = document["cpu_limit_s"], document["cpu_limit_times_mine"]
     time_text = "" if limit is None else f", {seconds(limit)} of CPU time"
+    time_text += "" if times is None else f", {times:g} times the CPU time of mine"
     return (
         f"{count(document['space_size'])} designs, {document['seeds']} seeds, up to {count(document['evaluations'])} "
         f"evaluations{time_text} each"
@@ -81,6 +82,7 @@ def row_text(row: Document, objective: str) -> dict[str, str]:
         "arrived": f"{row['arrived'] * 100.0:.0f} %",
         "after": count(row["evaluations_to_arrive"]),
         "or": seconds(row["cpu_s_to_arrive"]),
+        "final after": seconds(row["cpu_s_to_final"]),
         "CPU": seconds(row["cpu_s"]),
         "times": MISSING if row["cpu_over_worklode"] is None else plain("")(row["cpu_over_worklode"]),
         "model/map/eval": "/".join(f"{part * 100.0:.0f}" for part in split),

@@ -19,7 +19,7 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.search.certificate import ProofOptions
 from worklode.search.contest.cell import Budget, Cell, Maker, run_cell
 from worklode.search.contest.judging import Contest, contest, remember
-from worklode.search.contest.registry import SEEDLESS, is_own, searcher_maker
+from worklode.search.contest.registry import SEEDLESS, is_own, own_module, searcher_maker
 from worklode.search.contest.summary import ARRIVED, CONFIDENCE, Curve, Reference, Row, best_known, curves, rows
 from worklode.search.evaluate import Evaluator
 from worklode.search.exhaustive import worker_context
@@ -30,6 +30,8 @@ from worklode.search.objective import Limits, Objective
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.run_directory import MANIFEST, RESULT, RunContent, manifest
 
+# Key of a file of a bench for the digest of the source that made it: what another version made is made again.
+SOURCE = "source_sha256"
 # Told what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -86,7 +88,7 @@ class BenchResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON form (docs/json.md)."""
         request = self.request
-        cpu_limit = request.budget.cpu_s
+        cpu_limit, times_limit = request.budget.cpu_s, request.budget.times_mine
         return {
             "objective": request.objective.value,
             "space_size": request.grid.space.size,
@@ -94,6 +96,7 @@ class BenchResult:
             "seeds": request.seeds,
             "evaluations": request.budget.evaluations,
             "cpu_limit_s": cpu_limit if cpu_limit < float("inf") else None,
+            "cpu_limit_times_mine": times_limit if times_limit < float("inf") else None,
             "arrived_within": ARRIVED,
             "confidence": CONFIDENCE,
             "references": [self._reference(workload.name) for workload in request.workloads],
@@ -218,7 +221,7 @@ def _run_workload(
         _warm(made, request.baseline)
     if reference is None:
         reference = _reference(made, request.baseline)
-        directory.write_reference(workload.name, asdict(reference))
+        directory.write_reference(workload.name, {**asdict(reference), SOURCE: source_digest(None)})
     for cell in known:
         _remember(made, cell)
     budget = request.budget.where_mine_takes(reference.cpu_s)
@@ -229,7 +232,7 @@ def _run_workload(
             label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {len(places)})"
             tell = partial(_tell, progress, label)
             found = _run(made, name, makers[name], seed, budget, directory, tell)
-            directory.write_cell(workload.name, name, seed, found.to_dict())
+            directory.write_cell(workload.name, name, seed, {**found.to_dict(), SOURCE: source_digest(name)})
         cells.append(found)
     return reference, cells
 
@@ -244,8 +247,14 @@ def _run(
     progress: Callable[[int, int], None],
 ) -> Cell:
     """A cell; what a user's searcher raises is reported as theirs."""
+    source = {SOURCE: source_digest(name)}
     saved = directory.under_way(made.name, name, seed)
-    save = partial(directory.write_under_way, made.name, name, seed)
+    if saved is not None and saved.get(SOURCE) != source[SOURCE]:
+        saved = None
+
+    def save(document: Mapping[str, Any]) -> None:
+        directory.write_under_way(made.name, name, seed, {**document, **source})
+
     try:
         return run_cell(made, name, maker, seed, budget, progress=progress, saved=saved, save=save)
     except WorklodeError:
@@ -268,13 +277,20 @@ def workload_digest(evaluator: Evaluator) -> str:
 
 
 @cache
-def source_digest() -> str:
-    """Digest of the source and constants that decide cells: cells of one bench are made by one version of these.
+def source_digest(searcher: str | None) -> str:
+    """Digest of the source and constants that decide a searcher's cells, or where None what `mine` finds.
 
-    Modules that a cell can load, found by their imports: how a page is written does not matter to a cell.
+    Of modules that they can load, found by their imports: how a page is written does not matter to a cell, nor does how
+    another searcher works.
     """
     root = Path(worklode.__file__).parent
-    files = {*_loaded_sources(root), *root.joinpath("hardware").rglob("*.yaml"), *root.rglob("hardware/*.json")}
+    contest = root.joinpath("search", "contest")
+    first = [contest / "cell.py"]
+    if searcher is None:
+        first.append(root.joinpath("search", "mining.py"))
+    elif is_own(searcher):
+        first.append(contest / f"{own_module(searcher)}.py")
+    files = {*_loaded(root, first), *root.joinpath("hardware").rglob("*.yaml")}
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.relative_to(root)}\0".encode())
@@ -282,11 +298,9 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def _loaded_sources(root: Path) -> set[Path]:
-    """Files of worklode's own that the search and its contest import, wherever in a file they do."""
-    contest = root.joinpath("search", "contest")
-    tables = contest / "summary.py"  # made from cells
-    waiting = [*sorted(path for path in contest.glob("*.py") if path != tables), root.joinpath("search", "mining.py")]
+def _loaded(root: Path, first: Sequence[Path]) -> set[Path]:
+    """Files of worklode's own that these import, directly or not, and wherever in a file they do."""
+    waiting = list(first)
     found = set(waiting)
     while waiting:
         for name in _imported(waiting.pop()):
@@ -298,7 +312,8 @@ def _loaded_sources(root: Path) -> set[Path]:
     return found
 
 
-def _imported(path: Path) -> set[str]:
+@cache
+def _imported(path: Path) -> frozenset[str]:
     """Modules of worklode that a file names in an import; packages on the way to them too."""
     names = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
@@ -307,7 +322,7 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     own = [name.split(".") for name in names if name.split(".")[0] == "worklode"]
-    return {".".join(parts[:length]) for parts in own for length in range(2, len(parts) + 1)}
+    return frozenset(".".join(parts[:length]) for parts in own for length in range(2, len(parts) + 1))
 
 
 def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
@@ -325,10 +340,12 @@ def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:
 
 
 def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: int) -> Cell | None:
-    """A finished cell; None where its file is missing or damaged: it is made again."""
+    """A finished cell; None where its file is missing, damaged or of another version: it is made again."""
     document = directory.cell(workload, searcher, seed)
     try:
-        return None if document is None else Cell.from_dict(document)
+        if document is None or document.get(SOURCE) != source_digest(searcher):
+            return None
+        return Cell.from_dict(document)
     except SpecError:
         return None
 
@@ -336,7 +353,9 @@ def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: i
 def _known_reference(directory: BenchDirectory, workload: str) -> Reference | None:
     document: Mapping[str, Any] | None = directory.reference(workload)
     try:
-        return None if document is None else Reference(**document)
+        if document is None or document.get(SOURCE) != source_digest(None):
+            return None
+        return Reference(**{name: value for name, value in document.items() if name != SOURCE})
     except TypeError:
         return None
 

@@ -6,16 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.search.contest.problems import EXAMPLE, NAMES, maker, small_contest
 
+import worklode.search.contest.cell as cell_module
+from worklode.errors import SpecError
 from worklode.search.contest.cell import Budget, Cell, run_cell
+from worklode.search.contest.interface import Problem, Told
 from worklode.search.contest.judging import thorough_figure
 from worklode.search.contest.registry import SEEDLESS
+from worklode.search.grid import Point
+from worklode.search.mining import mine
 from worklode.search.objective import Objective
 
 EVALUATIONS = 40
@@ -135,6 +141,96 @@ def test_it_searches_for_other_objectives_too(name: str) -> None:
 def test_a_cell_survives_its_file(name: str) -> None:
     found = cell(name)
     assert Cell.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_that_can_go_on_ends_as_if_it_had_not_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_module, "SAVED_EVERY_S", 0.0)
+    saved: list[str] = []
+    whole = run_cell(
+        small_contest(),
+        name,
+        maker(name),
+        0,
+        Budget(evaluations=EVALUATIONS),
+        save=lambda document: saved.append(json.dumps(document)),
+    )
+    assert bool(saved) == name.startswith("spotlight")
+    for text in saved:
+        budget = Budget(evaluations=EVALUATIONS)
+        again = run_cell(small_contest(), name, maker(name), 0, budget, saved=json.loads(text))
+        assert facts(again) == facts(whole)
+        known = len(json.loads(text)["steps"])
+        assert again.steps[:known] == whole.steps[:known]
+        assert again.mapping_cpu_s >= again.steps[known - 1].mapping_cpu_s
+
+
+@pytest.mark.parametrize("document", [{}, {"format": 2, "searcher": {}}, {"format": 1}])
+def test_where_what_was_saved_cannot_be_read_it_begins_again(document: dict[str, object]) -> None:
+    name = "spotlight-like-inference"
+    found = run_cell(small_contest(), name, maker(name), 0, Budget(evaluations=EVALUATIONS), saved=document)
+    assert facts(found) == facts(cell(name))
+
+
+def test_of_a_long_cell_the_steps_that_matter_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_module, "MOST_KEPT", 10)
+    found, whole = (
+        run_cell(small_contest(), "random", maker("random"), 0, Budget(evaluations=EVALUATIONS)),
+        cell("random"),
+    )
+    assert found.evaluations == whole.evaluations == EVALUATIONS
+    kept = {step.number for step in found.steps}
+    best = {step.number for step in whole.steps if all(step.best != one.best for one in whole.steps[: step.number - 1])}
+    assert best <= kept and EVALUATIONS in kept and len(kept) <= 10 + len(best) + 1
+    assert (found.final_point, found.final_figure) == (whole.final_point, whole.final_figure)
+    assert found.final_number == whole.final_number
+
+
+def test_worklode_ends_where_mine_ends() -> None:
+    contest = small_contest()
+    problem = contest.problem()
+    assert contest.start is not None
+    result = mine(
+        problem.evaluators,
+        contest.grid.space,
+        contest.grid.technology,
+        limits=contest.limits,
+        objective=contest.objective,
+        baseline=contest.grid.accelerator(contest.start),
+    )
+    found = run_cell(contest, "worklode", maker("worklode"), 0, Budget(evaluations=1000))
+    assert result.best is not None and found.finished
+    assert found.final_figure == result.best.figure
+    assert found.final_point == contest.grid.space.indices_of(result.best.accelerator)
+
+
+class _Shortlisting:
+    """Asks for three designs and shortlists what it is told to."""
+
+    def __init__(self, chosen: object, problem: Problem, seed: int) -> None:
+        self.points = problem.draw(np.random.default_rng(seed), 3)
+        self.chosen, self.waiting = chosen, list(self.points)
+
+    def ask(self, most: int) -> Sequence[Point]:
+        found, self.waiting = self.waiting, []
+        return found
+
+    def tell(self, results: Sequence[Told]) -> None:
+        pass
+
+    def shortlist(self) -> Sequence[Point]:
+        return [self.points[self.chosen]] if isinstance(self.chosen, int) else [(0,) * 7]
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_a_shortlist_decides_what_is_built(chosen: int) -> None:
+    found = run_cell(small_contest(), "own", partial(_Shortlisting, chosen), 0, Budget())
+    assert found.final_point == found.steps[chosen].point and found.final_number == chosen + 1
+
+
+def test_a_shortlist_of_what_was_not_asked_for_is_refused() -> None:
+    with pytest.raises(SpecError, match="shortlists what it did not ask for"):
+        run_cell(small_contest(), "own", partial(_Shortlisting, None), 0, Budget())
 
 
 @pytest.mark.parametrize("name", ["worklode", "hill-climbing", "genetic", "tpe"])

@@ -43,6 +43,11 @@ def is_own(name: str) -> bool:
     return name in _OWN
 
 
+def own_module(name: str) -> str:
+    """Module of this package that holds a searcher that comes with worklode."""
+    return _OWN[name][0]
+
+
 def searcher_maker(name: str) -> Maker:
     """What makes a searcher: a callable of (problem, seed).
 
