@@ -348,3 +348,32 @@ def test_without_the_extra_packages_there_is_a_table_and_a_word_of_what_is_missi
     for name, package in (("tpe", "optuna"), ("spotlight-like", "sklearn")):
         failure = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", "--searchers", name, code=2)
         assert f"needs a package that is not installed ({package}" in failure["error"]["message"]
+
+
+def test_more_searchers_and_seeds_go_on_with_what_is_there(capsys: Captured) -> None:
+    arguments = [*BENCH]
+    arguments[arguments.index("worklode,random,genetic")] = "worklode,random"
+    arguments[arguments.index("3")] = "1"
+    few = document(capsys, *arguments)
+    before = kept("out")
+    more = document(capsys, *BENCH)
+    after = kept("out")
+    assert len(few["rows"]) == 2 and len(more["rows"]) == 3 and len(after) == 7
+    assert {path: after[path] for path in before} == before
+    # And it is the larger one that is gone on with.
+    assert document(capsys, "bench", "--resume", "out") == more
+    again = document(capsys, *arguments)
+    assert [row["final_figure"] for row in again["rows"]] == [row["final_figure"] for row in few["rows"]]
+    assert kept("out") == after
+
+
+def test_what_another_version_made_is_made_again(capsys: Captured) -> None:
+    first = document(capsys, *BENCH)
+    path = sorted(Path("out/cells").glob("*random*"))[0]
+    before = kept("out")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source_sha256": "of another version"}))
+    assert unmeasured(document(capsys, "bench", "--resume", "out")) == unmeasured(first)
+    after = kept("out")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {str(path)}
+    assert json.loads(path.read_text())["source_sha256"] != "of another version"

@@ -92,6 +92,7 @@ def bench_request(
     from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
     from worklode.study.bench import BenchRequest, BenchWorkload, check_searchers, workload_digest
+    from worklode.study.bench_directory import MAY_CHANGE
     from worklode.units import parse_area_mm2, parse_power_w, parse_time_s, parse_times
 
     faults = Faults()
@@ -144,13 +145,18 @@ def bench_request(
     settings = {
         "workloads": list(workloads),
         "step": {name: str(value) for name, value in step.given().items()},
-        "options": _kept(options),
+        "options": {name: value for name, value in _kept(options).items() if name not in _WHICH_CELLS},
+        MAY_CHANGE: {name: value for name, value in _kept(options).items() if name in _WHICH_CELLS},
         "limits": [asdict(workload.limits) | _finite_limits(workload.limits) for workload in found],
         "space": asdict(space),
         "workload_sha256": [workload_digest(workload.evaluator) for workload in found],
         "file_sha256": _files(options),
     }
     return request, settings
+
+
+# Options that say which cells there are: a bench may be gone on with for more of them.
+_WHICH_CELLS = ("searchers", "seeds")
 
 
 def _kept(options: BenchOptions) -> dict[str, Any]:
@@ -182,12 +188,14 @@ def _resumed(
     directory: BenchDirectory, workloads: tuple[str, ...], step: StepOptions, options: BenchOptions
 ) -> tuple[tuple[str, ...], StepOptions, BenchOptions]:
     """The request of an earlier command line, from its directory."""
+    from worklode.study.bench_directory import MAY_CHANGE
+
     if workloads:
         allowed = "--resume DIR alone: it knows what it was made for"
         raise SpecError(Fault(where="bench", value=" ".join(workloads), problem="workloads given", allowed=allowed))
     settings = directory.settings()
     try:
-        kept = dict(settings["options"])
+        kept = {**settings["options"], **settings[MAY_CHANGE]}
         for name in ("space", "technology"):
             kept[name] = None if kept[name] is None else Path(kept[name])
         found = BenchOptions(**kept, out=directory.path, resume=None, workers=options.workers)

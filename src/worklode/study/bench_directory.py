@@ -26,8 +26,10 @@ from worklode.errors import Fault, SpecError
 from worklode.study.run_directory import slug
 
 SETTINGS = "bench.json"
+# Key of the settings that a directory may be gone on with others of.
+MAY_CHANGE = "cells"
 # Raised when a file of the directory changes its meaning.
-BENCH_FORMAT = 1
+BENCH_FORMAT = 2
 _CELLS, _REFERENCES, _UNDER_WAY = "cells", "references", "under_way"
 
 
@@ -40,13 +42,18 @@ class BenchDirectory:
     def open(self, settings: Mapping[str, Any]) -> None:
         """Make the directory, or go on with one that was made for the same settings.
 
+        Those under `MAY_CHANGE` say which cells there are and not what is in them: they may be others.
+
         Raises:
             SpecError: the place holds something else, or a bench of other settings.
         """
         wanted = {"format": BENCH_FORMAT, **settings}
         place = self.path / SETTINGS
         if place.is_file():
-            self._check_same(_read_json(place), json.loads(json.dumps(wanted)))
+            known, wanted = _read_json(place), json.loads(json.dumps(wanted))
+            self._check_same(known, wanted)
+            if known != wanted:
+                write_atomically(place, _json(wanted))
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             problem, allowed = "holds something that is no bench", "a new or empty folder, or a bench to go on with"
@@ -131,7 +138,7 @@ class BenchDirectory:
                 allowed=f"{json.dumps(wanted.get(name))}, or another --out",
             )
             for name in names
-            if found.get(name) != wanted.get(name)
+            if name != MAY_CHANGE and found.get(name) != wanted.get(name)
         ]
         if faults:
             raise SpecError(*faults)
