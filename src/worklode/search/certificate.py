@@ -27,9 +27,8 @@ from worklode.search.objective import Limits
 Progress = Callable[[int, int], None]
 
 # A design whose quick schedule is this much [1] above the quick schedule of the best design is scheduled thoroughly
-# before it is given up, and one whose thorough schedule is this much above the best figure with the utmost effort: what
-# they gain by that differs by about as much from design to design (docs/models/schedule.md).
-PROMISING, NEAR = 0.01, 0.01
+# before it is given up: what they gain by that differs by about as much from design to design (docs/models/schedule.md).
+PROMISING = 0.01
 # Designs that are scheduled with the utmost effort because they come near [count].
 MOST_RIVALS = 3
 # Options of all items of all designs that are bounded at once, those of the least bound first [count]: some 0.1 s.
@@ -357,7 +356,7 @@ class _Proof:
         if promising and self.refined < self.options.refined:
             candidate = self.search.refine(candidate)
             self.refined += 1
-            near = candidate.figure < self.best.figure * (1.0 + NEAR) and self.search.options.finalists > 0
+            near = self.search.options.finalists > 0 and self.search.comes_near(candidate)
             if near and self.rivals < MOST_RIVALS:
                 candidate = self.search.polish(candidate)
                 self.rivals += 1

@@ -189,7 +189,7 @@ def mine(
     certificate, guides = prove(search, how, seeds=seeds) if search.candidates() else (None, None)
     if chosen.finalists and not interrupted:
         search.refine_best(chosen.top_k)
-        search.polish_best()
+        search.polish_near()
     result = search.result()
     if certificate is not None:
         interrupted = interrupted or certificate.interrupted

@@ -100,7 +100,7 @@ class Worklode:
             prove(search, self.options.proof, seeds=seeds)
         if options.finalists:
             search.refine_best(options.top_k)
-            search.polish_best()
+            search.polish_near()
         found = search.candidates()
         if found and found[0].effort != "quick":
             self._best = problem.grid.space.indices_of(found[0].accelerator)
@@ -126,7 +126,7 @@ class _AskingSearch(LocalSearch):
         told = self.answer_to(point)
         assert told.figure is not None, "the search asks for what breaks the limits"
         candidate = Candidate(accelerator=accelerator, figure=told.figure, figures=told.parts, origin=origin)
-        self.seen[accelerator] = candidate
+        self.note(candidate)
         return candidate
 
     def refine(self, candidate: Candidate) -> Candidate:

@@ -1,0 +1,172 @@
+"""What worklode claims of its own search, model by model: how much sooner it is there, and that none is better.
+
+Speed is against Spotlight-like at its default budget, from the cells of an evaluation. That none is better is asked of
+rivals that may take a multiple of the CPU time of `mine`, in a bench of their own inside the folder of the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from worklode.search.contest.cell import Budget, Cell
+from worklode.study.bench import BenchRequest, BenchResult, Progress, run_bench
+from worklode.study.bench_directory import BenchDirectory
+
+# What is claimed (issue texts of this project): so many times less CPU time than Spotlight-like at its default budget,
+# and no rival better that is given so many times the CPU time of `mine`.
+TIMES_LESS, TIMES_MORE = 1000.0, 100.0
+# Who is given that much more: the searchers that do not end by themselves, so that more time is of use to them.
+RIVALS = ("random", "hill-climbing", "genetic", "tpe", "nsga2")
+# Their bench inside the folder of the evaluation, and designs they may ask for: so many that time ends them.
+RIVALS_FOLDER, ENOUGH_EVALUATIONS = "rivals", 10**9
+OPPONENTS = ("spotlight-like", "spotlight-like-inference")
+_OWN = "worklode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedRow:
+    """worklode's search and an opponent's on one model; of an opponent with several seeds the median by CPU time.
+
+    Attributes:
+        model, opponent: which.
+        opponent_cpu_s: CPU time of the opponent's run [s].
+        opponent_finished: it came to its own end; otherwise it would have taken longer.
+        opponent_over_best: figure of its final design over the best anybody found.
+        worklode_cpu_s: CPU time of worklode's run, proof and thorough schedules included [s].
+        worklode_to_final_cpu_s: of that, until it had asked for the design it ended with [s].
+        worklode_over_best: figure of that design over the best anybody found.
+        times_whole, times_to_final: the opponent's CPU time over these two.
+    """
+
+    model: str
+    opponent: str
+    opponent_cpu_s: float
+    opponent_finished: bool
+    opponent_over_best: float | None
+    worklode_cpu_s: float
+    worklode_to_final_cpu_s: float
+    worklode_over_best: float
+    times_whole: float
+    times_to_final: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RivalRow:
+    """A rival that was given a multiple of the time of `mine` on one model; of several seeds the best.
+
+    Attributes:
+        model, rival, seed: which.
+        evaluations: designs it asked for [count].
+        cpu_s: CPU time it took [s].
+        mine_cpu_s: CPU time of `mine`, proof and report included [s].
+        times: `cpu_s` over `mine_cpu_s`.
+        figure, mine_figure: of the best design, schedules of the utmost effort.
+        ahead: how far the rival's figure is below that of `mine` [1]; at most 0 where it found nothing better.
+        gap: of the rival's figure over the bound that `mine` proves, less 1 [1].
+    """
+
+    model: str
+    rival: str
+    seed: int
+    evaluations: int
+    cpu_s: float
+    mine_cpu_s: float
+    times: float
+    figure: float
+    mine_figure: float
+    ahead: float
+    gap: float | None
+
+
+def speed_rows(result: BenchResult) -> tuple[SpeedRow, ...]:
+    """Speed on every model that both have a design of, in the order of the models."""
+    return tuple(_speed_rows(result))
+
+
+def _speed_rows(result: BenchResult) -> Iterator[SpeedRow]:
+    for reference in result.references:
+        of_model = [cell for cell in result.cells if cell.workload == reference.workload]
+        own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
+        finals = [cell.final_figure for cell in of_model if cell.final_figure is not None]
+        if own is None or own.final_figure is None or own.final_cpu_s is None:
+            continue
+        best = min([*finals, *([] if reference.figure is None else [reference.figure])])
+        for opponent in OPPONENTS:
+            cells = sorted((cell.cpu_s, cell.seed, cell) for cell in of_model if cell.searcher == opponent)
+            if not cells:
+                continue
+            cell = cells[len(cells) // 2][2]
+            yield SpeedRow(
+                model=reference.workload,
+                opponent=opponent,
+                opponent_cpu_s=cell.cpu_s,
+                opponent_finished=cell.finished,
+                opponent_over_best=None if cell.final_figure is None else cell.final_figure / best,
+                worklode_cpu_s=own.cpu_s,
+                worklode_to_final_cpu_s=own.final_cpu_s,
+                worklode_over_best=own.final_figure / best,
+                times_whole=cell.cpu_s / own.cpu_s,
+                times_to_final=cell.cpu_s / own.final_cpu_s,
+            )
+
+
+def rival_rows(
+    request: BenchRequest,
+    settings: Mapping[str, Any],
+    directory: BenchDirectory,
+    rivals: Sequence[str],
+    times: float,
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
+) -> tuple[RivalRow, ...]:
+    """Run, or go on with, the rivals.
+
+    Args:
+        request: the evaluation's.
+        settings: of its folder; see `BenchDirectory.open`.
+        directory: its folder, in which the rivals have one of their own.
+        rivals: searchers; none runs nothing.
+        times: CPU time each may use, over that of `mine` for the same model.
+        progress: told which is under way.
+        workers: see `run_bench`.
+    """
+    if not rivals:
+        return ()
+    own = BenchDirectory(directory.path / RIVALS_FOLDER)
+    own.open({**settings, "times_mine": times})
+    budget = Budget(evaluations=ENOUGH_EVALUATIONS, times_mine=times)
+    asked = replace(request, searchers=tuple(rivals), budget=budget)
+    result = run_bench(asked, own, progress, workers=workers)
+    return tuple(_rival_rows(result))
+
+
+def _rival_rows(result: BenchResult) -> Iterator[RivalRow]:
+    for reference in result.references:
+        for rival in result.request.searchers:
+            found = [
+                (cell.final_figure, cell.seed, cell)
+                for cell in result.cells
+                if (cell.workload, cell.searcher) == (reference.workload, rival) and cell.final_figure is not None
+            ]
+            if found and reference.figure is not None:
+                yield _rival_row(min(found)[2], reference.figure, reference.bound, reference.cpu_s)
+
+
+def _rival_row(cell: Cell, mine_figure: float, bound: float | None, mine_cpu_s: float) -> RivalRow:
+    assert cell.final_figure is not None
+    return RivalRow(
+        model=cell.workload,
+        rival=cell.searcher,
+        seed=cell.seed,
+        evaluations=cell.evaluations,
+        cpu_s=cell.cpu_s,
+        mine_cpu_s=mine_cpu_s,
+        times=cell.cpu_s / mine_cpu_s,
+        figure=cell.final_figure,
+        mine_figure=mine_figure,
+        ahead=1.0 - cell.final_figure / mine_figure,
+        gap=None if bound is None else cell.final_figure / bound - 1.0,
+    )
