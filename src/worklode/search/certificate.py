@@ -27,7 +27,7 @@ from worklode.search.objective import Limits
 Progress = Callable[[int, int], None]
 
 # A design whose quick schedule is this much [1] above the quick schedule of the best design is scheduled thoroughly
-# before it is given up: what they gain by that differs by about as much from design to design (docs/models/schedule.md).
+# before it is given up: what they gain by that differs by about as much from one to another (docs/models/schedule.md).
 PROMISING = 0.01
 # Designs that are scheduled with the utmost effort because they come near [count].
 MOST_RIVALS = 3

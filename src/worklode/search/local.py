@@ -44,9 +44,9 @@ _GROWS = {
 # Designs that are scheduled thoroughly at a time [count].
 REFINED_AT_ONCE = 2
 # A design is scheduled with the utmost effort too where its thorough schedule is not much further above the best than
-# the utmost effort has gained in this search: so many times as much, of at least the least gain [1], and never more than
-# `NEAR` [1]. Measured on the paper's models, TPUv2's budget: gains of one search differ by up to 3 times, and lie between
-# 0 and 1.1 %.
+# the utmost effort has gained in this search: so many times as much, of at least the least gain [1], and never more
+# than `NEAR` [1]. Measured on the paper's models, TPUv2's budget: gains of one search differ by up to 3 times, and lie
+# between 0 and 1.1 %.
 GAIN_VARIES, LEAST_GAIN, NEAR = 2.5, 0.0005, 0.01
 # A resource that explains less of the iteration than this is left as it is [1].
 _BLAME_THRESHOLD = 0.02
