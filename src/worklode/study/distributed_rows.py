@@ -260,11 +260,11 @@ def headlines(rows: Sequence[DistributedRow]) -> tuple[DistributedHeadline, ...]
         paper = OVER_TPU if objective is Objective.THROUGHPUT else None
         made.append(_headline(f"{objective} over the budget's own design", "x", ratios, paper))
         ratios = figures(objective, COMMON, f"over_budget_{ratio_name}")
-        made.append(_headline(f"{objective} over it, one design for all models", "x", ratios))
+        made.append(_headline(f"{objective} over it by one design for all models", "x", ratios))
         ratios = figures(objective, HETEROGENEOUS, name, INDIVIDUAL)
-        made.append(_headline(f"{objective}, a design for each distinct stage over one for all", "x", ratios))
+        made.append(_headline(f"{objective}, the best mix over one design for all", "x", ratios))
     ratios = figures(Objective.THROUGHPUT, LEAST_TDP, "mean_tdp_w", INDIVIDUAL)
-    made.append(_headline("TDP at that pace over one for all", "x", ratios))
+    made.append(_headline("throughput, TDP of the mix of least TDP over one design for all", "x", ratios))
     for objective in OBJECTIVES:
         made.append(_headline(f"{objective}, regret of top-k", "%", figures(objective, INDIVIDUAL, "regret")))
         made.append(_headline(f"{objective}, proven gap", "%", figures(objective, INDIVIDUAL, "gap")))
