@@ -29,10 +29,9 @@ Designs, each evaluated in every model's own setting:
   design of least TDP that keeps the pace of the slowest. One search finds them and *individual*, in the time given.
 - *of one device*: what `mine` and the searchers found for the model on a single device, put into all stages.
 - A design is tensor cores x rows x columns, vector cores x lanes, SRAM [MiB], HBM stacks; mm2 and W are means of a
-  device; samples/s are those of the cluster. *gap*: how far from the optimum it is at most, proven (*common*:
-  of that mean). *regret*: how far
-  the best of the designs kept for single stages is behind. *waits*: for other stages, of the iteration, mean of stages;
-  *network*: exposed collectives and sends, the same way.
+  device; samples/s are those of the cluster. *gap*: how far from the optimum it is at most, proven (*common*: of that
+  mean). *regret*: how far the best of the designs kept for single stages is behind. *waits*: for other stages, of the
+  iteration, mean of stages; *network*: exposed collectives and sends, the same way.
 """
 RATIOS = {"throughput": "over_budget_throughput", "throughput/tdp": "over_budget_throughput_per_tdp"}
 _TITLES = {
@@ -89,6 +88,7 @@ def distributed_evaluation_report(found: Document | None) -> Iterator[Renderable
     yield ""
     yield Text("Many devices", style="bold")
     yield listing([setting_row(setting) for setting in found["settings"]])
+    yield ""
     yield listing([headline_row(row) for row in found["headlines"]], right=("paper", "ours", "from", "to", "models"))
     for model in _models(found):
         for objective in OBJECTIVES:

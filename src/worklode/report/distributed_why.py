@@ -52,8 +52,8 @@ def _over_paper(found: Document, rows: Mapping[Any, Document], budgets: Document
     return (
         f"The paper's designs are {ratio(headline['paper'])} as fast as TPU, these {ratio(headline['ours'])} "
         f"(geometric mean): {ratio(mean(peaks))} the matrix peak of the budget's own design within the same area and "
-        f"TDP, at {ratio(mean(shares))} its utilisation. How far the paper's space and constants let a design leave TPU's "
-        "proportions is not known here; in ours SRAM, lanes and HBM stacks may shrink as far as one model bears."
+        f"TDP, at {ratio(mean(shares))} its utilisation. How far the paper's space and constants let a design leave "
+        "the proportions of TPU is not known here; in ours SRAM, lanes and HBM stacks may shrink as far as one model bears."
     )
 
 
@@ -96,10 +96,8 @@ def _waits(setting: Document, row: Document) -> str:
         return text + "."
     stage = row["slowest_stage"]
     place = {0: " (it has the embedding)", depth - 1: " (it has the head over the vocabulary)"}.get(stage, "")
-    return (
-        text + f"; the rest is for stage {stage}{place}, which works {ratio(slow)} as long as the median stage: stages "
-        "have equally many blocks where these come out even."
-    )
+    text += f"; the rest is waiting for stage {stage}{place}, which works {ratio(slow)} as long as the median stage"
+    return text + ": stages have equally many blocks where these come out even."
 
 
 def _mix(found: Document, model: str, rows: Mapping[Any, Document]) -> Iterator[str]:
