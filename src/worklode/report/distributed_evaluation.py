@@ -69,12 +69,11 @@ def distributed_lines(found: Document | None) -> Iterator[str]:
     for objective in OBJECTIVES:
         yield f"### {_TITLES[objective]}\n"
         yield from markdown_table(matrix(found, objective))
-    for model in _models(found):
-        for objective in OBJECTIVES:
-            yield f"### {model} on many devices, {objective}\n"
-            yield from markdown_table([design_row(row) for row in _of(found["designs"], model, objective)])
-            yield "Distinct stages:\n"
-            yield from markdown_table([stage_row(row) for row in _of(found["stages"], model, objective)])
+    for model, objective in _parts(found):
+        yield f"### {model} on many devices, {objective}\n"
+        yield from markdown_table([design_row(row) for row in _of(found["designs"], model, objective)])
+        yield "Distinct stages:\n"
+        yield from markdown_table([stage_row(row) for row in _of(found["stages"], model, objective)])
     yield "### Searches of many devices\n"
     yield from markdown_table([search_row(row) for row in found["searches"]])
 
@@ -90,13 +89,12 @@ def distributed_evaluation_report(found: Document | None) -> Iterator[Renderable
     yield listing([setting_row(setting) for setting in found["settings"]])
     yield ""
     yield listing([headline_row(row) for row in found["headlines"]], right=("paper", "ours", "from", "to", "models"))
-    for model in _models(found):
-        for objective in OBJECTIVES:
-            yield ""
-            yield Text(f"{model} on many devices, {objective}", style="bold")
-            rows = [design_row(row) for row in _of(found["designs"], model, objective)]
-            brief = [{name: row[name] for name in row if name not in _PAGE_ALONE} for row in rows]
-            yield listing(brief, right=_NUMBERS)
+    for model, objective in _parts(found):
+        yield ""
+        yield Text(f"{model} on many devices, {objective}", style="bold")
+        rows = [design_row(row) for row in _of(found["designs"], model, objective)]
+        brief = [{name: row[name] for name in row if name not in _PAGE_ALONE} for row in rows]
+        yield listing(brief, right=_NUMBERS)
     if found["absent"]:
         yield Text(absent_text(found), style="dim")
 
@@ -216,6 +214,11 @@ def matrix(found: Document, objective: str) -> list[dict[str, str]]:
 
 def _models(found: Document) -> list[str]:
     return [setting["model"] for setting in found["settings"]]
+
+
+def _parts(found: Document) -> list[tuple[str, str]]:
+    """Models and objectives that have designs, in order."""
+    return list(dict.fromkeys((row["model"], row["objective"]) for row in found["designs"]))
 
 
 def _of(rows: Sequence[Document], model: str, objective: str) -> list[Document]:

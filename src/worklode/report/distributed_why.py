@@ -53,7 +53,8 @@ def _over_paper(found: Document, rows: Mapping[Any, Document], budgets: Document
         f"The paper's designs are {ratio(headline['paper'])} as fast as TPU, these {ratio(headline['ours'])} "
         f"(geometric mean): {ratio(mean(peaks))} the matrix peak of the budget's own design within the same area and "
         f"TDP, at {ratio(mean(shares))} its utilisation. How far the paper's space and constants let a design leave "
-        "the proportions of TPU is not known here; in ours SRAM, lanes and HBM stacks may shrink as far as one model bears."
+        "the proportions of TPU is not known here; in ours SRAM, lanes and HBM stacks may shrink as far as one model "
+        "bears."
     )
 
 
