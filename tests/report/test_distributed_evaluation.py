@@ -115,7 +115,7 @@ def evaluation(*designs: dict[str, Any], stages: tuple[dict[str, Any], ...] = ()
 
 def mined(**mix: Any) -> dict[str, Any]:
     """A budget, a design twice as fast of which the last stage is the slowest, and a mix."""
-    fast = {
+    fast: dict[str, Any] = {
         "iteration_time_s": 5.0,
         "samples_per_s": 2.0,
         "over_budget_throughput": 2.0,

@@ -21,6 +21,7 @@ from worklode.hardware.presets import load_preset
 from worklode.hardware.space import DesignSpace, default_space
 from worklode.hardware.technology import load_technology
 from worklode.search.contest.cell import Budget
+from worklode.search.distributed import mine_parallel
 from worklode.search.evaluate import silicon
 from worklode.search.grid import Grid
 from worklode.search.objective import Objective
@@ -47,7 +48,7 @@ MEASURED = ("cpu_s", "wall_time_s", "search_cpu_s", "search_wall_s")
 
 def space() -> DesignSpace:
     """24 designs, the budget's limits and none."""
-    axes: dict[str, tuple[int, ...]] = {
+    axes: dict[str, Any] = {
         "tensor_core_rows": (128,),
         "tensor_core_cols": (64, 128),
         "vector_lanes": (512, 1024),
@@ -267,7 +268,7 @@ def test_it_goes_on_from_its_files_and_says_the_same(
     del damaged["classes"]
     files[4].write_text(json.dumps(damaged))
     mined: list[Any] = []
-    whole = module.mine_parallel
+    whole = mine_parallel
 
     def counted(tasks: Any, *arguments: Any, **options: Any) -> Any:
         if "proof" not in options:  # the short ones get compiled code ready
@@ -291,7 +292,7 @@ def test_an_interrupt_keeps_what_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     directory = begun(folder, tmp_path / "out")
-    whole = module.mine_parallel
+    whole = mine_parallel
     calls = 0
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
