@@ -13,6 +13,7 @@ from worklode.cli.benching import BenchOptions, bench_request, write_bench
 from worklode.cli.commands import StepOptions
 from worklode.cli.outcome import Outcome
 from worklode.cli.progress import shown_progress
+from worklode.cli.reproducing_distributed import DISTRIBUTED_TABLES, distributed_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,15 +45,17 @@ def run_reproduce(
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
+        distributed, left_out = distributed_part(step, request, result, directory, progress)
     found = headlines(rows)
     bench = result.to_dict()
-    messages = write_bench(directory, result, bench, settings, started, chosen, options)
+    messages = (*write_bench(directory, result, bench, settings, started, chosen, options), *left_out)
     directory.write_rows(EVALUATION_ROWS, [asdict(row) for row in rows])
     directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
     document: dict[str, Any] = {
         "budget": options.budget,
         "headlines": [asdict(headline) for headline in found],
         "designs": [asdict(row) for row in rows],
+        "distributed": distributed,
         "bench": bench,
         "run_directory": str(directory.path),
     }
@@ -64,7 +67,7 @@ def run_reproduce(
     if write is not None:
         tables = write.with_suffix("")
         tables.mkdir(parents=True, exist_ok=True)
-        for name in TABLES:
+        for name in (*TABLES, *(DISTRIBUTED_TABLES if distributed else ())):
             copyfile(directory.path / name, tables / name)
         write.write_text(evaluation_page(document, f"of the folder `{tables.name}`"), encoding="utf-8")
         messages = (*messages, f"written: {write} and {tables}")

@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 from worklode.report.bench_page import COLOURS, STYLE, figure_html
+from worklode.report.distributed_evaluation import charts as distributed_charts
+from worklode.report.distributed_figures import parts_charts
 
 Document = Mapping[str, Any]
 
@@ -26,13 +28,18 @@ def evaluation_figures(document: Document) -> str:
     from plotly.offline import get_plotlyjs
 
     charts = [f"<h2>{escape(title)}</h2>{_bars(document, figure)}" for figure, title in _CHARTS.items()]
+    distributed = document.get("distributed")
+    for title, rows, figure in distributed_charts(distributed):
+        charts.append(f"<h2>{escape(title)}</h2>{_bars({'designs': rows}, figure)}")
+    charts += parts_charts(distributed)
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>worklode reproduce</title>',
             f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
-            f"<h1>The paper's evaluation, single devices</h1><p>Budget: that of {escape(document['budget'])}.</p>",
+            f"<h1>The paper's evaluation</h1><p>Budget: that of {escape(document['budget'])}.</p>",
             *charts,
-            '<p class="note">Rows of evaluation.csv. The line is the budget\'s own design.</p></body></html>',
+            '<p class="note">Rows of evaluation.csv and distributed.csv. The line is the budget\'s own design.</p>',
+            "</body></html>",
         ]
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worklode.report.bench import budget_text, reference_text, row_text
-from worklode.report.quantity import MISSING, percent, plain, ratio, seconds
+from worklode.report.distributed_evaluation import distributed_evaluation_report, distributed_lines
+from worklode.report.markdown import markdown_table
+from worklode.report.quantity import percent, plain, ratio, seconds
 from worklode.report.table import listing
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 HEAD = """\
-# The paper's evaluation, single devices
+# The paper's evaluation
 
 Written by `worklode reproduce`; do not edit. Every figure is a row of a file {where}: designs in evaluation.csv,
 headlines in headlines.csv, searches in rows.csv and cells.csv.
@@ -58,6 +60,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
         yield Text(model, style="bold")
         rows = [design_row(row) for row in document["designs"] if row["model"] == model]
         yield listing(rows, right=("samples/s", "x", "per W, x", "gap", "search", "mm2", "W"))
+    yield from distributed_evaluation_report(document.get("distributed"))
 
 
 def evaluation_page(document: Document, where: str = "of the same folder") -> str:
@@ -70,21 +73,24 @@ def _lines(document: Document, where: str) -> Iterator[str]:
     yield HEAD.format(where=where)
     yield f"Budget: that of {document['budget']}. {bench['objective']}; {budget_text(bench)}.\n"
     yield "## Headlines\n"
-    yield from _table([headline_row(found) for found in document["headlines"]])
+    yield from markdown_table([headline_row(found) for found in document["headlines"]])
     yield RATIOS
     yield WHY
     yield "## Throughput over the budget's own design\n"
-    yield from _table(_matrix(document, "over_budget_throughput"))
+    yield from markdown_table(_matrix(document, "over_budget_throughput"))
     yield "## Throughput per TDP over the budget's own design\n"
-    yield from _table(_matrix(document, "over_budget_throughput_per_tdp"))
+    yield from markdown_table(_matrix(document, "over_budget_throughput_per_tdp"))
+    yield from distributed_lines(document.get("distributed"))
     yield "## Designs\n"
     for model in _models(document):
         reference = next(found for found in bench["references"] if found["workload"] == model)
         yield f"### {model}\n"
         yield reference_text(reference, bench["objective"]) + ".\n"
-        yield from _table([design_row(row) for row in document["designs"] if row["model"] == model])
+        yield from markdown_table([design_row(row) for row in document["designs"] if row["model"] == model])
         yield "Searches:\n"
-        yield from _table([row_text(row, bench["objective"]) for row in bench["rows"] if row["workload"] == model])
+        yield from markdown_table(
+            [row_text(row, bench["objective"]) for row in bench["rows"] if row["workload"] == model]
+        )
 
 
 def headline_row(headline: Document) -> dict[str, str]:
@@ -128,15 +134,3 @@ def _matrix(document: Document, figure: str) -> list[dict[str, str]]:
 
 def _models(document: Document) -> list[str]:
     return list(dict.fromkeys(row["model"] for row in document["designs"]))
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    if not rows:
-        yield MISSING
-        return
-    columns = list(rows[0])
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "---|" * len(columns)
-    for row in rows:
-        yield "| " + " | ".join(row[column].replace("|", "/") for column in columns) + " |"
-    yield ""

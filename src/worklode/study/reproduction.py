@@ -95,7 +95,16 @@ class DesignRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Design:
+class FoundDesign:
+    """A design and who made it.
+
+    Attributes:
+        name, source: as in `DesignRow`.
+        accelerator: the design.
+        search_cpu_s: CPU time of its search [s]; None where it was not searched for.
+        finished: the search came to its own end.
+    """
+
     name: str
     source: str
     accelerator: Accelerator
@@ -185,19 +194,21 @@ def _headline(name: str, paper: float, found: Sequence[float]) -> Headline:
 
 def _designs(
     model: str, request: BenchRequest, result: BenchResult, budget: Accelerator, common: Mapping[str, Any]
-) -> Iterator[_Design]:
+) -> Iterator[FoundDesign]:
     """Designs to put on a model; a searcher's is that of its best seed."""
-    yield _Design(name=budget.name or "budget", source="preset", accelerator=budget, search_cpu_s=None)
-    yield _Design(
+    yield FoundDesign(name=budget.name or "budget", source="preset", accelerator=budget, search_cpu_s=None)
+    yield FoundDesign(
         name=NVDLA_LIKE, source="preset nvdla-large, scaled", accelerator=nvdla_like(budget), search_cpu_s=None
     )
     reference = next(found for found in result.references if found.workload == model)
     if reference.design is not None:
         found = Accelerator(**reference.design)
-        yield _Design(name=INDIVIDUAL, source="references", accelerator=found, search_cpu_s=reference.cpu_s)
+        yield FoundDesign(name=INDIVIDUAL, source="references", accelerator=found, search_cpu_s=reference.cpu_s)
     if common.get("design") is not None:
         found = Accelerator(**common["design"])
-        yield _Design(name=COMMON, source=f"references/{_COMMON_FILE}", accelerator=found, search_cpu_s=common["cpu_s"])
+        yield FoundDesign(
+            name=COMMON, source=f"references/{_COMMON_FILE}", accelerator=found, search_cpu_s=common["cpu_s"]
+        )
     for searcher in request.searchers:
         cells = [
             (cell.final_figure, cell.seed, cell)
@@ -208,7 +219,7 @@ def _designs(
             cell = min(cells)[2]
             assert cell.final_point is not None
             found = request.grid.accelerator(cell.final_point)
-            yield _Design(
+            yield FoundDesign(
                 name=searcher,
                 source=f"cells, seed {cell.seed}",
                 accelerator=found,
@@ -217,12 +228,19 @@ def _designs(
             )
 
 
+def one_device_designs(model: str, request: BenchRequest, result: BenchResult) -> tuple[FoundDesign, ...]:
+    """Designs that were searched for on a single device for a model: that of `mine`, and every searcher's."""
+    assert request.baseline is not None, "the evaluation compares with the budget's own design"
+    found = _designs(model, request, result, request.baseline, {})
+    return tuple(design for design in found if design.search_cpu_s is not None)
+
+
 def _rows_of(
     model: str,
     evaluator: Evaluator,
     limits: Limits,
     request: BenchRequest,
-    designs: Iterator[_Design],
+    designs: Iterator[FoundDesign],
     bound: float | None,
 ) -> Iterator[DesignRow]:
     base: DesignRow | None = None
