@@ -104,6 +104,11 @@ def reproduce(
         str | None,
         typer.Option("--cpu-time", help="CPU time a run may use: 60s, or 100x what mine takes.", show_default=False),
     ] = None,
+    rivals: Annotated[
+        str | None,
+        typer.Option("--rivals", help="Searchers that are given more time; '' for none.", show_default=False),
+    ] = None,
+    rivals_time: Annotated[str, typer.Option("--rivals-time", help="How much more than mine takes.")] = "100x",
     technology: options.Technology = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -117,10 +122,10 @@ def reproduce(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
-    """Repeat the paper's evaluation on single devices; interrupted, the same command goes on."""
+    """Repeat the paper's evaluation, on one device and on many; interrupted, the same command goes on."""
     from worklode.cli.benching import BenchOptions
     from worklode.cli.commands import StepOptions
-    from worklode.cli.reproducing import default_searchers, run_reproduce
+    from worklode.cli.reproducing import default_rivals, default_searchers, run_reproduce
 
     step = StepOptions(
         batch=None,
@@ -149,4 +154,5 @@ def reproduce(
         resume=None,
         workers=workers,
     )
-    return run_reproduce(tuple(models or ()), step, request, write=write)
+    opposed = default_rivals() if rivals is None else rivals
+    return run_reproduce(tuple(models or ()), step, request, rivals=opposed, rivals_time=rivals_time, write=write)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from worklode.cli.benching import BenchOptions, bench_request, write_bench
 from worklode.cli.commands import StepOptions
+from worklode.cli.faults import Faults
 from worklode.cli.outcome import Outcome
 from worklode.cli.progress import shown_progress
 from worklode.cli.reproducing_distributed import DISTRIBUTED_TABLES, distributed_part
@@ -24,37 +25,69 @@ if TYPE_CHECKING:
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
 FIGURES = "evaluation.html"
-TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, "rows.csv", "cells.csv")
+SPEED_ROWS, RIVAL_ROWS = "speed.csv", "rivals.csv"
+TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, SPEED_ROWS, RIVAL_ROWS, "rows.csv", "cells.csv")
 
 
 def run_reproduce(
-    models: tuple[str, ...], step: StepOptions, options: BenchOptions, *, write: Path | None = None
+    models: tuple[str, ...],
+    step: StepOptions,
+    options: BenchOptions,
+    *,
+    rivals: str = "",
+    rivals_time: str = "100x",
+    write: Path | None = None,
 ) -> Outcome:
-    """Run, or go on with, the evaluation; write its tables and its page, and copies of them where asked."""
+    """Run, or go on with, the evaluation; write its tables and its page, and copies of them where asked.
+
+    Args:
+        models: of the zoo, or any workload.
+        step, options: as for a bench.
+        rivals: searchers that are given more time, with commas between them; empty for none.
+        rivals_time: how much more, over what `mine` takes.
+        write: where a copy of the page goes.
+    """
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
-    from worklode.study.bench import run_bench
+    from worklode.study.bench import check_searchers, run_bench
     from worklode.study.bench_directory import BenchDirectory
+    from worklode.study.claims import TIMES_LESS, rival_rows, speed_rows
     from worklode.study.reproduction import design_rows, headlines
+    from worklode.units import parse_times
 
     started = datetime.now(UTC).astimezone()
     assert options.out is not None
     directory = BenchDirectory(options.out)
     chosen = models or paper_models()
+    opposed = tuple(dict.fromkeys(name.strip() for name in rivals.split(",") if name.strip()))
+    faults = Faults()
+    faults.collect(lambda: check_searchers(opposed, where="--rivals"))
+    times = faults.collect(lambda: parse_times(rivals_time, where="--rivals-time"))
+    faults.finish()
+    assert times is not None
     request, settings = bench_request(chosen, step, options)
     directory.open(settings)
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
+        beside = rival_rows(request, settings, directory, opposed, times, progress, workers=options.workers)
         distributed, left_out = distributed_part(step, request, result, directory, progress)
-    found = headlines(rows)
+    found, speed = headlines(rows), speed_rows(result)
     bench = result.to_dict()
     messages = (*write_bench(directory, result, bench, settings, started, chosen, options), *left_out)
     directory.write_rows(EVALUATION_ROWS, [asdict(row) for row in rows])
     directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
+    directory.write_rows(SPEED_ROWS, [asdict(row) for row in speed])
+    directory.write_rows(RIVAL_ROWS, [asdict(row) for row in beside])
     document: dict[str, Any] = {
         "budget": options.budget,
         "headlines": [asdict(headline) for headline in found],
         "designs": [asdict(row) for row in rows],
+        "claims": {
+            "times_less": TIMES_LESS,
+            "times_more": times,
+            "speed": [asdict(row) for row in speed],
+            "rivals": [asdict(row) for row in beside],
+        },
         "distributed": distributed,
         "bench": bench,
         "run_directory": str(directory.path),
@@ -68,7 +101,9 @@ def run_reproduce(
         tables = write.with_suffix("")
         tables.mkdir(parents=True, exist_ok=True)
         for name in (*TABLES, *(DISTRIBUTED_TABLES if distributed else ())):
-            copyfile(directory.path / name, tables / name)
+            (tables / name).unlink(missing_ok=True)  # an empty table has no file
+            if (directory.path / name).is_file():
+                copyfile(directory.path / name, tables / name)
         write.write_text(evaluation_page(document, f"of the folder `{tables.name}`"), encoding="utf-8")
         messages = (*messages, f"written: {write} and {tables}")
 
@@ -83,6 +118,13 @@ def paper_models() -> tuple[str, ...]:
     from worklode.frontend.zoo.entries import ENTRIES
 
     return tuple(entry.name for entry in ENTRIES[:MODELS])
+
+
+def default_rivals() -> str:
+    """Searchers that are given more time, as `--rivals` takes them."""
+    from worklode.study.claims import RIVALS
+
+    return ",".join(RIVALS)
 
 
 def default_searchers() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worklode.report.bench import budget_text, reference_text, row_text
+from worklode.report.claims import claims_lines, claims_report
 from worklode.report.distributed_evaluation import distributed_evaluation_report, distributed_lines
 from worklode.report.markdown import markdown_table
 from worklode.report.quantity import percent, plain, ratio, seconds
@@ -20,7 +21,8 @@ HEAD = """\
 # The paper's evaluation
 
 Written by `worklode reproduce`; do not edit. Every figure is a row of a file {where}: designs in evaluation.csv,
-headlines in headlines.csv, searches in rows.csv and cells.csv.
+headlines in headlines.csv, searches in rows.csv and cells.csv, search times beside one another in speed.csv, rivals in
+rivals.csv.
 
 The paper: M. Adnan et al., *Workload-Aware Hardware Accelerator Mining for Distributed Deep Learning Training*, arXiv
 2404.14632; its headlines are those of its abstract. Nothing here is tuned to meet them.
@@ -60,6 +62,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
         yield Text(model, style="bold")
         rows = [design_row(row) for row in document["designs"] if row["model"] == model]
         yield listing(rows, right=("samples/s", "x", "per W, x", "gap", "search", "mm2", "W"))
+    yield from claims_report(document["claims"])
     yield from distributed_evaluation_report(document.get("distributed"))
 
 
@@ -80,6 +83,7 @@ def _lines(document: Document, where: str) -> Iterator[str]:
     yield from markdown_table(_matrix(document, "over_budget_throughput"))
     yield "## Throughput per TDP over the budget's own design\n"
     yield from markdown_table(_matrix(document, "over_budget_throughput_per_tdp"))
+    yield from claims_lines(document["claims"])
     yield from distributed_lines(document.get("distributed"))
     yield "## Designs\n"
     for model in _models(document):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from functools import cache, partial
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-import worklode
 from worklode.errors import Fault, SpecError, WorklodeError
 from worklode.hardware.accelerator import Accelerator
 from worklode.search.certificate import ProofOptions
@@ -29,9 +26,8 @@ from worklode.search.mining import mine
 from worklode.search.objective import Limits, Objective
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.run_directory import MANIFEST, RESULT, RunContent, manifest
+from worklode.study.sources import source_digest
 
-# Key of a file of a bench for the digest of the source that made it: what another version made is made again.
-SOURCE = "source_sha256"
 # Told what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -221,7 +217,7 @@ def _run_workload(
         _warm(made, request.baseline)
     if reference is None:
         reference = _reference(made, request.baseline)
-        directory.write_reference(workload.name, {**asdict(reference), SOURCE: source_digest(None)})
+        directory.write_reference(workload.name, asdict(reference), source=_source(None))
     for cell in known:
         _remember(made, cell)
     budget = request.budget.where_mine_takes(reference.cpu_s)
@@ -232,7 +228,7 @@ def _run_workload(
             label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {len(places)})"
             tell = partial(_tell, progress, label)
             found = _run(made, name, makers[name], seed, budget, directory, tell)
-            directory.write_cell(workload.name, name, seed, {**found.to_dict(), SOURCE: source_digest(name)})
+            directory.write_cell(workload.name, name, seed, found.to_dict(), source=_source(name))
         cells.append(found)
     return reference, cells
 
@@ -247,14 +243,9 @@ def _run(
     progress: Callable[[int, int], None],
 ) -> Cell:
     """A cell; what a user's searcher raises is reported as theirs."""
-    source = {SOURCE: source_digest(name)}
-    saved = directory.under_way(made.name, name, seed)
-    if saved is not None and saved.get(SOURCE) != source[SOURCE]:
-        saved = None
-
-    def save(document: Mapping[str, Any]) -> None:
-        directory.write_under_way(made.name, name, seed, {**document, **source})
-
+    source = _source(name)
+    saved = directory.under_way(made.name, name, seed, source=source)
+    save = partial(directory.write_under_way, made.name, name, seed, source=source)
     try:
         return run_cell(made, name, maker, seed, budget, progress=progress, saved=saved, save=save)
     except WorklodeError:
@@ -276,53 +267,15 @@ def workload_digest(evaluator: Evaluator) -> str:
     return digest.hexdigest()
 
 
-@cache
-def source_digest(searcher: str | None) -> str:
-    """Digest of the source and constants that decide a searcher's cells, or where None what `mine` finds.
-
-    Of modules that they can load, found by their imports: how a page is written does not matter to a cell, nor does how
-    another searcher works.
-    """
-    root = Path(worklode.__file__).parent
-    contest = root.joinpath("search", "contest")
-    first = [contest / "cell.py"]
+def _source(searcher: str | None) -> str:
+    """Digest of the source that decides a searcher's cells, or where None what `mine` finds."""
+    root = "worklode.search"
+    modules = [f"{root}.contest.cell"]
     if searcher is None:
-        first.append(root.joinpath("search", "mining.py"))
+        modules.append(f"{root}.mining")
     elif is_own(searcher):
-        first.append(contest / f"{own_module(searcher)}.py")
-    files = {*_loaded(root, first), *root.joinpath("hardware").rglob("*.yaml")}
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _loaded(root: Path, first: Sequence[Path]) -> set[Path]:
-    """Files of worklode's own that these import, directly or not, and wherever in a file they do."""
-    waiting = list(first)
-    found = set(waiting)
-    while waiting:
-        for name in _imported(waiting.pop()):
-            place = root.parent.joinpath(*name.split("."))
-            for path in (place.with_suffix(".py"), place / "__init__.py"):
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    waiting.append(path)
-    return found
-
-
-@cache
-def _imported(path: Path) -> frozenset[str]:
-    """Modules of worklode that a file names in an import; packages on the way to them too."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    own = [name.split(".") for name in names if name.split(".")[0] == "worklode"]
-    return frozenset(".".join(parts[:length]) for parts in own for length in range(2, len(parts) + 1))
+        modules.append(f"{root}.contest.{own_module(searcher)}")
+    return source_digest(*modules)
 
 
 def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
@@ -341,21 +294,17 @@ def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:
 
 def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: int) -> Cell | None:
     """A finished cell; None where its file is missing, damaged or of another version: it is made again."""
-    document = directory.cell(workload, searcher, seed)
+    document = directory.cell(workload, searcher, seed, source=_source(searcher))
     try:
-        if document is None or document.get(SOURCE) != source_digest(searcher):
-            return None
-        return Cell.from_dict(document)
+        return None if document is None else Cell.from_dict(document)
     except SpecError:
         return None
 
 
 def _known_reference(directory: BenchDirectory, workload: str) -> Reference | None:
-    document: Mapping[str, Any] | None = directory.reference(workload)
+    document: Mapping[str, Any] | None = directory.reference(workload, source=_source(None))
     try:
-        if document is None or document.get(SOURCE) != source_digest(None):
-            return None
-        return Reference(**{name: value for name, value in document.items() if name != SOURCE})
+        return None if document is None else Reference(**document)
     except TypeError:
         return None
 
@@ -422,7 +371,7 @@ def write_tables(directory: BenchDirectory, result: BenchResult, content: RunCon
     directory.write_rows("curves.csv", result.curve_rows())
 
 
-def check_searchers(names: Sequence[str]) -> None:
+def check_searchers(names: Sequence[str], *, where: str = "--searchers") -> None:
     """Refuse unknown searchers before any work is done.
 
     Raises:
@@ -433,6 +382,6 @@ def check_searchers(names: Sequence[str]) -> None:
         try:
             searcher_maker(name)
         except SpecError as error:
-            faults += error.faults
+            faults += [replace(fault, where=where) for fault in error.faults]
     if faults:
         raise SpecError(*faults)

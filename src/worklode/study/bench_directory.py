@@ -26,6 +26,7 @@ from worklode.errors import Fault, SpecError
 from worklode.study.run_directory import slug
 
 SETTINGS = "bench.json"
+_SOURCE = "source_sha256"
 # Key of the settings that a directory may be gone on with others of.
 MAY_CHANGE = "cells"
 # Raised when a file of the directory changes its meaning.
@@ -73,34 +74,41 @@ class BenchDirectory:
             raise SpecError(Fault(where=str(self.path), problem=f"is no bench: {SETTINGS} is missing", allowed=allowed))
         return _read_json(place)
 
-    def cell(self, workload: str, searcher: str, seed: int) -> dict[str, Any] | None:
-        """The document of a finished cell; None where there is none, or a damaged one, which is then made again."""
-        return _read_if_sound(self._cell_path(workload, searcher, seed))
+    # What is kept was made by source with a digest (`study.sources`): what another source made is not there.
 
-    def write_cell(self, workload: str, searcher: str, seed: int, document: Mapping[str, Any]) -> None:
+    def cell(self, workload: str, searcher: str, seed: int, *, source: str) -> dict[str, Any] | None:
+        """The document of a finished cell; None where there is none, or a damaged one: it is then made again."""
+        return _read_if_of(self._cell_path(workload, searcher, seed), source)
+
+    def write_cell(self, workload: str, searcher: str, seed: int, document: Mapping[str, Any], *, source: str) -> None:
         """Keep a finished cell."""
-        write_atomically(self._cell_path(workload, searcher, seed), _json(document, indent=None))
+        text = _json({**document, _SOURCE: source}, indent=None)
+        write_atomically(self._cell_path(workload, searcher, seed), text)
         self._under_way_path(workload, searcher, seed).unlink(missing_ok=True)
 
-    def under_way(self, workload: str, searcher: str, seed: int) -> dict[str, Any] | None:
+    def under_way(self, workload: str, searcher: str, seed: int, *, source: str) -> dict[str, Any] | None:
         """Where a cell stands that is not finished; None as for `cell`."""
-        return _read_if_sound(self._under_way_path(workload, searcher, seed))
+        return _read_if_of(self._under_way_path(workload, searcher, seed), source)
 
-    def write_under_way(self, workload: str, searcher: str, seed: int, document: Mapping[str, Any]) -> None:
+    def write_under_way(
+        self, workload: str, searcher: str, seed: int, document: Mapping[str, Any], *, source: str
+    ) -> None:
         """Keep where a cell stands."""
-        write_atomically(self._under_way_path(workload, searcher, seed), _json(document, indent=None))
+        text = _json({**document, _SOURCE: source}, indent=None)
+        write_atomically(self._under_way_path(workload, searcher, seed), text)
 
-    def reference(self, workload: str) -> dict[str, Any] | None:
-        """The document of a reference; None as for `cell`."""
-        return _read_if_sound(self._reference_path(workload))
+    def reference(self, name: str, *, source: str) -> dict[str, Any] | None:
+        """The document of anything else that takes long to make; None as for `cell`."""
+        return _read_if_of(self._reference_path(name), source)
 
-    def write_reference(self, workload: str, document: Mapping[str, Any]) -> None:
-        """Keep a reference."""
-        write_atomically(self._reference_path(workload), _json(document))
+    def write_reference(self, name: str, document: Mapping[str, Any], *, source: str) -> None:
+        """Keep it."""
+        write_atomically(self._reference_path(name), _json({**document, _SOURCE: source}))
 
     def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table as CSV; all rows have the keys of the first."""
+        """A table as CSV; all rows have the keys of the first. An empty one is no file."""
         if not rows:
+            (self.path / name).unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(dir=self.path, prefix=".partial-") as partial:
             place = Path(partial) / name
@@ -180,11 +188,13 @@ def _read_json(place: Path) -> dict[str, Any]:
     return document
 
 
-def _read_if_sound(place: Path) -> dict[str, Any] | None:
+def _read_if_of(place: Path, source: str) -> dict[str, Any] | None:
+    """A document that this source made; None where there is none, or one that is damaged."""
     try:
-        return _read_json(place)
+        document = _read_json(place)
     except SpecError:
         return None
+    return document if document.pop(_SOURCE, None) == source else None
 
 
 def _umask() -> int:

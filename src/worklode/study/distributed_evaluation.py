@@ -37,6 +37,7 @@ from worklode.study.distributed_rows import (
     stage_row,
 )
 from worklode.study.reproduction import COMMON, INDIVIDUAL, NVDLA_LIKE, FoundDesign, nvdla_like
+from worklode.study.sources import source_digest
 
 # The distributed models of the paper in the settings they are given here. Assumption: the paper's full text was not at
 # hand; depths divide the blocks evenly (24, 48 and 96), GPT-3 has the tensor width of Megatron-LM's runs, and sixteen
@@ -199,7 +200,7 @@ class _Study:
     def mined(self, models: Sequence[DistributedModel], objective: Objective, name: str = "") -> Mined:
         """What the directory knows of a search, or what it finds."""
         file = f"distributed-{name or models[0].name}-{objective.value.replace('/', '-per-')}"
-        known = self.directory.reference(file)
+        known = self.directory.reference(file, source=_source())
         found = None if known is None else Mined.from_dict(known)
         if found is None:
             self._load(models[0])
@@ -207,7 +208,7 @@ class _Study:
             started_cpu_s, started_s = time.process_time(), time.perf_counter()
             result = self._mine(tasks, objective, f"{name or models[0].name} on many devices, {objective}")
             found = Mined.of(result, time.process_time() - started_cpu_s, time.perf_counter() - started_s)
-            self.directory.write_reference(file, found.to_dict())
+            self.directory.write_reference(file, found.to_dict(), source=_source())
         return found
 
     def _mine(
@@ -303,3 +304,8 @@ class _Study:
 
 def _silent(what: str, done: int, most: int) -> None:
     """Progress that nobody watches."""
+
+
+def _source() -> str:
+    """Digest of the source that decides what is mined here."""
+    return source_digest("worklode.search.distributed", "worklode.study.distributed_mined")

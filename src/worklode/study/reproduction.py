@@ -19,6 +19,7 @@ from worklode.search.mining import mine
 from worklode.search.objective import Limits
 from worklode.study.bench import BenchRequest, BenchResult, Progress
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.sources import source_digest
 
 # Searchers whose designs the paper compares with, each as published and extended, and worklode's own.
 SEARCHERS = (
@@ -284,7 +285,8 @@ def _rows_of(
 
 def _common(request: BenchRequest, directory: BenchDirectory, progress: Progress | None) -> Mapping[str, Any]:
     """One design for all models, equally weighted, under the strictest of their limits; mined once."""
-    known = directory.reference(_COMMON_FILE)
+    source = source_digest("worklode.search.mining")
+    known = directory.reference(_COMMON_FILE, source=source)
     if known is not None:
         return known
     if progress is not None:
@@ -308,5 +310,5 @@ def _common(request: BenchRequest, directory: BenchDirectory, progress: Progress
         "cpu_s": time.process_time() - started_cpu_s,
         "wall_time_s": time.perf_counter() - started_s,
     }
-    directory.write_reference(_COMMON_FILE, found)
+    directory.write_reference(_COMMON_FILE, found, source=source)
     return found

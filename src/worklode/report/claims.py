@@ -1,0 +1,143 @@
+"""What `reproduce` says of worklode's own search: how much sooner it is there than Spotlight-like; who is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from worklode.report.markdown import markdown_table
+from worklode.report.quantity import MISSING, count, percent, plain, seconds
+from worklode.report.table import listing
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Document = Mapping[str, Any]
+
+SPEED_NUMBERS = ("its CPU", "over", "ours, whole", "over ours", "until its design", "over that")
+RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "gap")
+ABOUT_SPEED = """\
+CPU seconds of the run at its default budget, and how far its design is above the best anybody found; then of worklode's
+run, proof and thorough schedules included, and of the part of it until worklode had asked for the design it ended with.
+"""
+ABOUT_RIVALS = """\
+Searchers that do not end by themselves, each given so many times the CPU time that `mine` takes for the model, proof
+and report included. *ahead*: how far the best design of the rival is below that of `mine`, both on schedules of the
+utmost effort; negative where `mine` is better. *gap*: the rival's design over the bound that `mine` proves.
+"""
+
+
+def claims_report(claims: Document) -> Iterator[RenderableType]:
+    """Tables on the terminal."""
+    from rich.text import Text
+
+    if claims["speed"]:
+        yield ""
+        yield Text("Search time against Spotlight-like", style="bold")
+        yield listing([speed_row(row) for row in claims["speed"]], right=SPEED_NUMBERS)
+        yield from (Text(line) for line in speed_sentences(claims))
+    if claims["rivals"]:
+        yield ""
+        yield Text("Rivals that are given more time", style="bold")
+        yield listing([rival_row(row) for row in claims["rivals"]], right=RIVAL_NUMBERS)
+        yield from (Text(line) for line in rival_sentences(claims))
+
+
+def claims_lines(claims: Document) -> Iterator[str]:
+    """Markdown sections."""
+    if claims["speed"]:
+        yield "## Search time against Spotlight-like\n"
+        yield from (f"{line}\n" for line in speed_sentences(claims))
+        yield ABOUT_SPEED
+        yield from markdown_table([speed_row(row) for row in claims["speed"]])
+    yield "## Rivals that are given more time\n"
+    if not claims["rivals"]:
+        yield "Not run (`--rivals`).\n"
+        return
+    yield from (f"{line}\n" for line in rival_sentences(claims))
+    yield ABOUT_RIVALS
+    yield from markdown_table([rival_row(row) for row in claims["rivals"]])
+
+
+def speed_sentences(claims: Document) -> Iterator[str]:
+    """What holds on all models, for each opponent."""
+    wanted = claims["times_less"]
+    for opponent in dict.fromkeys(row["opponent"] for row in claims["speed"]):
+        rows = [row for row in claims["speed"] if row["opponent"] == opponent]
+        ended = [row for row in rows if row["opponent_finished"]]
+        if not ended:
+            yield f"{opponent}: no run came to its own end, so nothing is said of its time."
+            continue
+        reached = [row for row in ended if row["times_to_final"] >= wanted]
+        least = min(ended, key=lambda row: float(row["times_to_final"]))
+        whole = min(ended, key=lambda row: float(row["times_whole"]))
+        behind = max(rows, key=lambda row: float(row["worklode_over_best"]))
+        best = (
+            "worklode's design is the best anybody found on every model"
+            if behind["worklode_over_best"] <= 1.0
+            else f"worklode's design is up to {percent(behind['worklode_over_best'] - 1.0)} above the best anybody "
+            f"found ({behind['model']})"
+        )
+        yield (
+            f"{opponent}, {_models(len(ended), len(rows))}: until worklode asks for its design it takes "
+            f"{plain('')(least['times_to_final'])} times ({least['model']}) or more less CPU time, and {wanted:g} "
+            f"times or more on {len(reached)}; with proof and thorough schedules, {plain('')(whole['times_whole'])} times "
+            f"({whole['model']}) or more, and {wanted:g} times or more on "
+            f"{sum(1 for row in ended if row['times_whole'] >= wanted)}. {best[0].upper()}{best[1:]}."
+        )
+
+
+def rival_sentences(claims: Document) -> Iterator[str]:
+    """Whether any rival is ahead."""
+    rows: Sequence[Document] = claims["rivals"]
+    ahead = sorted((row for row in rows if row["ahead"] > 0.0), key=lambda row: -float(row["ahead"]))
+    runs = f"{len(rows)} runs on {len({row['model'] for row in rows})} models, {claims['times_more']:g} times the time"
+    if not ahead:
+        nearest = max(rows, key=lambda row: float(row["ahead"]))
+        yield f"{runs}: none is better than `mine`; the nearest is {_at(nearest)}, {percent(-nearest['ahead'])} behind."
+        return
+    named = ", ".join(f"{_at(row)} by {_small(row['ahead'])}" for row in ahead)
+    yield f"{runs}: {len(rows) - len(ahead)} are not better than `mine`; better are {named}."
+
+
+def speed_row(row: Document) -> dict[str, str]:
+    """One opponent on one model."""
+    over = row["opponent_over_best"]
+    return {
+        "model": str(row["model"]),
+        "opponent": str(row["opponent"]),
+        "its CPU": ("" if row["opponent_finished"] else "> ") + seconds(row["opponent_cpu_s"]),
+        "over": MISSING if over is None else percent(over - 1.0),
+        "ours, whole": seconds(row["worklode_cpu_s"]),
+        "over ours": plain("")(row["times_whole"]),
+        "until its design": seconds(row["worklode_to_final_cpu_s"]),
+        "over that": plain("")(row["times_to_final"]),
+    }
+
+
+def rival_row(row: Document) -> dict[str, str]:
+    """One rival on one model."""
+    return {
+        "model": str(row["model"]),
+        "rival": str(row["rival"]),
+        "designs": count(row["evaluations"]),
+        "CPU": seconds(row["cpu_s"]),
+        "times mine": plain("")(row["times"]),
+        "figure": f"{row['figure']:.5g}",
+        "mine": f"{row['mine_figure']:.5g}",
+        "ahead": _small(row["ahead"]),
+        "gap": percent(row["gap"]),
+    }
+
+
+def _small(share: float) -> str:
+    """Per cent with three decimals: what is compared differs by less than a tenth of one."""
+    return f"{share * 100.0:.3f} %"
+
+
+def _models(ended: int, all_of_them: int) -> str:
+    return f"{ended} models" if ended == all_of_them else f"{ended} of {all_of_them} models where it came to its end"
+
+
+def _at(row: Document) -> str:
+    return f"{row['rival']} on {row['model']}"
