@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 # The models of the paper's evaluation: the first of the zoo.
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
+EXACTNESS_ROWS = "exactness.csv"
 FIGURES = "evaluation.html"
-TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, "rows.csv", "cells.csv")
+TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, EXACTNESS_ROWS, "rows.csv", "cells.csv")
 
 
 def run_reproduce(
@@ -33,6 +34,8 @@ def run_reproduce(
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
     from worklode.study.bench import run_bench
     from worklode.study.bench_directory import BenchDirectory
+    from worklode.study.exactness import exactness_rows
+    from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import design_rows, headlines
 
     started = datetime.now(UTC).astimezone()
@@ -44,15 +47,18 @@ def run_reproduce(
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress)
         rows = design_rows(request, result, directory, progress)
+        exactness = exactness_rows(request, directory, progress)
     found = headlines(rows)
     bench = result.to_dict()
     messages = write_bench(directory, result, bench, settings, started, chosen, options)
     directory.write_rows(EVALUATION_ROWS, [asdict(row) for row in rows])
     directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
+    directory.write_rows(EXACTNESS_ROWS, csv_rows(exactness))
     document: dict[str, Any] = {
         "budget": options.budget,
         "headlines": [asdict(headline) for headline in found],
         "designs": [asdict(row) for row in rows],
+        "exactness": [asdict(row) for row in exactness],
         "bench": bench,
         "run_directory": str(directory.path),
     }
@@ -84,6 +90,8 @@ def paper_models() -> tuple[str, ...]:
 
 def default_searchers() -> str:
     """Searchers of the evaluation, as `--searchers` takes them."""
+    from worklode.study.exactness import exactness_rows
+    from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import SEARCHERS
 
     return ",".join(SEARCHERS)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from worklode.report.bench import budget_text, reference_text, row_text
+from worklode.report.exactness import exactness_lines, exactness_report
 from worklode.report.quantity import MISSING, percent, plain, ratio, seconds
 from worklode.report.table import listing
 
@@ -58,6 +59,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
         yield Text(model, style="bold")
         rows = [design_row(row) for row in document["designs"] if row["model"] == model]
         yield listing(rows, right=("samples/s", "x", "per W, x", "gap", "search", "mm2", "W"))
+    yield from exactness_report(document)
 
 
 def evaluation_page(document: Document, where: str = "of the same folder") -> str:
@@ -77,6 +79,7 @@ def _lines(document: Document, where: str) -> Iterator[str]:
     yield from _table(_matrix(document, "over_budget_throughput"))
     yield "## Throughput per TDP over the budget's own design\n"
     yield from _table(_matrix(document, "over_budget_throughput_per_tdp"))
+    yield from exactness_lines(document, _table)
     yield "## Designs\n"
     for model in _models(document):
         reference = next(found for found in bench["references"] if found["workload"] == model)
