@@ -90,8 +90,6 @@ def paper_models() -> tuple[str, ...]:
 
 def default_searchers() -> str:
     """Searchers of the evaluation, as `--searchers` takes them."""
-    from worklode.study.exactness import exactness_rows
-    from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import SEARCHERS
 
     return ",".join(SEARCHERS)

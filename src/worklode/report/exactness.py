@@ -24,29 +24,29 @@ TITLE = "Heuristic against exact"
 EQUAL = 1e-9
 
 INTRO = """\
-The paper compares its critical-path heuristic with an exact formulation (ILP). The same question here, three times: how
-much worse than the exact answer is the heuristic alone, and what does the exact answer cost? *Heuristic* is the local search
-without the proof that `mine` adds to it, or the list scheduler. Figures are those of the objective; CPU times are of one
-process, with compiled code loaded and empty cost tables. Rows: exactness.csv.
+The paper compares its critical-path heuristic with an exact formulation (ILP). The same question here, three times:
+how much worse than the exact answer is the heuristic alone, and what does the exact answer cost? *Heuristic* is the
+local search without the proof that `mine` adds to it, or the list scheduler. Figures are those of the objective; CPU
+times are of one process, with compiled code loaded and empty cost tables. Rows: exactness.csv.
 """
 
 _COARSE = """\
-Coarse space: every second value of the longest axis of the space is dropped, and so on, until at most a few thousand designs
-are left; then *every* design is scheduled, and there is no doubt what the best is. *Heuristic* is the local search on the
-same space, *with bounds* the local search and a proof that rules out, or schedules, every other design. All three compare
-quick schedules."""
+Coarse space: every second value of the longest axis of the space is dropped, and so on, until at most a few thousand
+designs are left; then *every* design is scheduled, and there is no doubt what the best is. *Heuristic* is the local
+search on the same space, *with bounds* the local search and a proof that rules out, or schedules, every other design.
+All three compare quick schedules."""
 
 _SPACE = """\
-Whole space: too large to schedule every design. `mine` adds to the heuristic a proof that also schedules what its bounds leave
-open; *gap* is how far a figure is above what no design of the space can be below, on any schedule. *Left* designs lie
-between that bound and the figure of `mine`, and were not scheduled."""
+Whole space: too large to schedule every design. `mine` adds to the heuristic a proof that also schedules what its
+bounds leave open; *gap* is how far a figure is above what no design of the space can be below, on any schedule.
+*Left* designs lie between that bound and the figure of `mine`, and were not scheduled."""
 
 _SCHEDULE = """\
-Schedule of the mined design. *Whole gap* is its iteration over its lower bound. Exact scheduling is for some dozens of operators,
-so *part* is one repeated block of the model (forward, backward, update) or, where there is none of that size, its first
-operators, on the same design. CP-SAT places whole operators: *list* and *CP-SAT* are schedules in which none is interrupted, and
-the proof is of those. *Interrupted* is what the list scheduler makes where it may interrupt operators, as in all other figures of
-this page: it may be below the optimum without interruptions."""
+Schedule of the mined design. *Whole gap* is its iteration over its lower bound. Exact scheduling is for some dozens
+of operators, so *part* is one repeated block of the model (forward, backward, update) or, where there is none of that
+size, its first operators, on the same design. CP-SAT places whole operators: *list* and *CP-SAT* are schedules in
+which none is interrupted, and the proof is of those. *Interrupted* is what the list scheduler makes where it may
+interrupt operators, as in all other figures of this page: it may be below the optimum without interruptions."""
 
 
 def exactness_sections(rows: Sequence[Document], objective: str) -> Iterator[tuple[str, Table]]:
@@ -169,13 +169,14 @@ def _coarse_summary(rows: Sequence[Document]) -> str:
         return "No design of it keeps the limits."
     every = [one["exhaustive"]["cpu_s"] for one in found]
     times = [_mean(every, [one[name]["cpu_s"] for one in found]) for name in ("heuristic", "pruned")]
-    scheduled = [one["heuristic"]["scheduled"] / one["space_size"] for one in found]
+    scheduled = [one["heuristic"]["scheduled"] / one["within_limits"] for one in found]
     shares = [one["within_limits"] / one["space_size"] for one in found]
+    verdict = _verdict(rows, "coarse", "heuristic_over_exhaustive", "the best of all designs")
     return (
-        f"The heuristic alone {_verdict(rows, 'coarse', 'heuristic_over_exhaustive', 'the best of all designs')}, and "
-        f"schedules {_span(scheduled, percent)} of them; scheduling every design takes {ratio(times[0])} its CPU time, and "
-        f"{ratio(times[1])} that of the search with bounds (geometric means). It schedules designs outside the limits too: one "
-        f"that looked at the limits first would be left with {_span(shares, percent)} of them."
+        f"The heuristic alone {verdict}, and schedules {_span(scheduled, percent)} as many designs as keep the limits. "
+        f"Scheduling every design takes {ratio(times[0])} its CPU time, and {ratio(times[1])} that of the search with "
+        "bounds (geometric means). That is with the designs outside the limits: a search that looked at the limits first "
+        f"would be left with {_span(shares, percent)} of them."
     )
 
 
@@ -184,10 +185,11 @@ def _space_summary(rows: Sequence[Document]) -> str:
     if not found:
         return "No design of it keeps the limits."
     more = _mean([one["mined"]["cpu_s"] for one in found], [one["heuristic"]["cpu_s"] for one in found])
+    verdict = _verdict(rows, "space", "heuristic_over_mined", "what `mine` finds")
+    gaps = _span([one["mined_gap"] for one in found], percent)
     return (
-        f"The heuristic alone {_verdict(rows, 'space', 'heuristic_over_mined', 'what `mine` finds')}. `mine` takes "
-        f"{ratio(more)} its CPU time (geometric mean), full evaluations of the best designs included, and the gap that it "
-        f"proves is {_span([one['mined_gap'] for one in found], percent)}."
+        f"The heuristic alone {verdict}. `mine` takes {ratio(more)} its CPU time (geometric mean), full evaluations of the "
+        f"best designs included, and the gap that it proves is {gaps}."
     )
 
 
@@ -198,10 +200,11 @@ def _schedule_summary(rows: Sequence[Document]) -> str:
     if found:
         better = [one["listed_over_exact"] for one in found if _worse(one["listed_over_exact"])]
         by = f", by at most {above(max(better))}" if better else ""
+        open_ = max(one["exact_gap"] for one in found)
         proven, every = sum(1 for one in found if one["proven"]), len(found)
         texts.append(
-            f"CP-SAT proves {proven} of {every} schedules optimal, is within {_span([one['exact_gap'] for one in found], percent)} "
-            f"of its bound, and finds a better schedule than the list scheduler for {len(better)} of {every} parts{by}."
+            f"With CP-SAT {proven} of {every} schedules are proven optimal and all are within {percent(open_)} of their "
+            f"bound; it finds a better schedule than the list scheduler for {len(better)} of {every} parts{by}."
         )
     if skipped:
         names = ", ".join(row["model"] for row in skipped)

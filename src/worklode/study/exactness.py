@@ -93,8 +93,8 @@ def coarse_space(space: DesignSpace, most: int = MOST_COARSE) -> DesignSpace:
 def part_of(graph: TrainingGraph) -> tuple[str, TrainingGraph]:
     """What of a fused graph goes to exact scheduling, by name: its largest repeated block that is not too large.
 
-    That is at most `MOST_BLOCK` operators. Of a block the second instance, whose neighbours are blocks too; of equal blocks the first. Where there is none, the
-    first `PART` operators of the graph.
+    That is at most `MOST_BLOCK` operators. Of a block the second instance, whose neighbours are blocks too; of equal
+    blocks the first. Where there is none, the first `PART` operators of the graph.
     """
     sizes = [
         sum(1 for operator in graph.operators if operator.block == block and operator.instance == 1)
