@@ -81,11 +81,22 @@ def exactness_report(document: Document) -> Iterator[RenderableType]:
     yield Text(TITLE, style="bold")
     for _, rows in exactness_sections(document["exactness"], document["bench"]["objective"]):
         if rows:
-            yield listing(rows, right=[name for name in rows[0] if name not in _WORDS])
+            shown = [{name: row[name] for name in row if name not in _PAGE_ONLY} for row in rows]
+            yield listing(shown, right=[name for name in shown[0] if name not in _WORDS])
             yield ""
 
 
+# Columns of words, and those for which a terminal has no room.
 _WORDS = ("model", "part", "proven", "space", "heuristic's", "exact's")
+_PAGE_ONLY = (
+    "designs",
+    "within limits",
+    "heuristic scheduled",
+    "bounds scheduled",
+    "mine scheduled",
+    "operators",
+    "CPU list",
+)
 
 
 def _coarse_row(row: Document, objective: str) -> dict[str, str]:
@@ -136,7 +147,7 @@ def _schedule_row(row: Document) -> dict[str, str]:
         "CP-SAT": seconds(exact["exact_s"]),
         "list": above(exact["listed_over_exact"]),
         "interrupted": above(exact["interrupted_s"] / exact["exact_s"]),
-        "gap": percent(exact["exact_gap"]),
+        "gap": above(1.0 + exact["exact_gap"]),
         "proven": "yes" if exact["proven"] else "no" + ("" if exact["finished"] else " (time used up)"),
         "CPU list": seconds(exact["listed_cpu_s"]),
         "CPU CP-SAT": seconds(exact["exact_cpu_s"]),
@@ -175,8 +186,8 @@ def _coarse_summary(rows: Sequence[Document]) -> str:
     return (
         f"The heuristic alone {verdict}, and schedules {_span(scheduled, percent)} as many designs as keep the limits. "
         f"Scheduling every design takes {ratio(times[0])} its CPU time, and {ratio(times[1])} that of the search with "
-        "bounds (geometric means). That is with the designs outside the limits: a search that looked at the limits first "
-        f"would be left with {_span(shares, percent)} of them."
+        "bounds (geometric means). That is with the designs outside the limits: a search that looked at the limits "
+        f"first would be left with {_span(shares, percent)} of them."
     )
 
 
@@ -188,8 +199,8 @@ def _space_summary(rows: Sequence[Document]) -> str:
     verdict = _verdict(rows, "space", "heuristic_over_mined", "what `mine` finds")
     gaps = _span([one["mined_gap"] for one in found], percent)
     return (
-        f"The heuristic alone {verdict}. `mine` takes {ratio(more)} its CPU time (geometric mean), full evaluations of the "
-        f"best designs included, and the gap that it proves is {gaps}."
+        f"The heuristic alone {verdict}. `mine` takes {ratio(more)} its CPU time (geometric mean), full evaluations of "
+        f"the best designs included, and the gap that it proves is {gaps}."
     )
 
 
@@ -203,8 +214,9 @@ def _schedule_summary(rows: Sequence[Document]) -> str:
         open_ = max(one["exact_gap"] for one in found)
         proven, every = sum(1 for one in found if one["proven"]), len(found)
         texts.append(
-            f"With CP-SAT {proven} of {every} schedules are proven optimal and all are within {percent(open_)} of their "
-            f"bound; it finds a better schedule than the list scheduler for {len(better)} of {every} parts{by}."
+            f"With CP-SAT {proven} of {every} schedules are proven optimal (within 0.1 %, what rounding of times may "
+            f"leave) and all are within {above(1 + open_)} of their bound; it finds a better schedule than the list "
+            f"scheduler for {len(better)} of {every} parts{by}."
         )
     if skipped:
         names = ", ".join(row["model"] for row in skipped)
