@@ -281,7 +281,15 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
         designs["individual"]["over_budget_throughput"]
     )
     assert headlines["search time of spotlight-like over ours"]["ours"] is None
+    (exact,) = found["exactness"]
+    assert exact["coarse"]["pruned"]["figure"] == exact["coarse"]["exhaustive"]["figure"]
+    assert exact["space"]["mined"]["figure"] == reference["figure"]
     page = Path("out/evaluation.md").read_bytes()
+    assert b"## Heuristic against exact" in page
+    with Path("out/exactness.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["coarse_exhaustive_figure"]) == exact["coarse"]["exhaustive"]["figure"]
+    assert row["model"] == "net.py:make"
     assert "nvdla-like" in Path("out/evaluation.html").read_text().rpartition("</script>")[0][-20_000:]
     with Path("out/evaluation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worklode.report.bench import figure_writer
@@ -25,65 +26,82 @@ EQUAL = 1e-9
 
 INTRO = """\
 The paper compares its critical-path heuristic with an exact formulation (ILP). The same question here, three times:
-how much worse than the exact answer is the heuristic alone, and what does the exact answer cost? *Heuristic* is the
-local search without the proof that `mine` adds to it, or the list scheduler. Figures are those of the objective; CPU
-times are of one process, with compiled code loaded and empty cost tables. Rows: exactness.csv.
+how much worse than the exact answer is the heuristic alone, and what does the exact answer cost? The heuristic is the
+local search without the proof that `mine` adds to it, or the list scheduler. CPU times are of one process, with
+compiled code loaded and empty cost tables. Every line is of a row of exactness.csv.
 """
 
 _COARSE = """\
-Coarse space: every second value of the longest axis of the space is dropped, and so on, until at most a few thousand
-designs are left; then *every* design is scheduled, and there is no doubt what the best is. *Heuristic* is the local
-search on the same space, *with bounds* the local search and a proof that rules out, or schedules, every other design.
-All three compare quick schedules."""
+A space so small that *every* design is scheduled, and nothing has to be believed of bounds: the longest axis of the
+space loses every second value, then what is the longest now, until at most a few thousand designs are left. *Heuristic*
+is the local search on that space, *bounds* the local search and the proof, which rules out or schedules every other
+design. All compare quick schedules; *over best* is how far a figure is above the best of all designs."""
 
 _SPACE = """\
-Whole space: too large to schedule every design. `mine` adds to the heuristic a proof that also schedules what its
-bounds leave open; *gap* is how far a figure is above what no design of the space can be below, on any schedule.
-*Left* designs lie between that bound and the figure of `mine`, and were not scheduled."""
+Too many designs to schedule every one. `mine` adds to the heuristic a proof that also schedules what its bounds leave
+open: *over mine* is what it found that the heuristic missed. *Gap* is how far a figure is above what no design of the
+space can be below, on any schedule; *left* are designs between the two that were not scheduled."""
+
+_MISSED = "Where the heuristic alone ends with a worse design (tensor cores, vector cores, SRAM, HBM stacks):"
 
 _SCHEDULE = """\
-Schedule of the mined design. *Whole gap* is its iteration over its lower bound. Exact scheduling is for some dozens
-of operators, so *part* is one repeated block of the model (forward, backward, update) or, where there is none of that
-size, its first operators, on the same design. CP-SAT places whole operators: *list* and *CP-SAT* are schedules in
-which none is interrupted, and the proof is of those. *Interrupted* is what the list scheduler makes where it may
-interrupt operators, as in all other figures of this page: it may be below the optimum without interruptions."""
+The design that `mine` finds, scheduled. *Whole gap* is the iteration of the whole model above the lower bound of this
+one design. Exact scheduling is for some dozens of operators, so *part* is one repeated block of the model (forward,
+backward, update) or, where there is none of that size, its first operators, on the same design. CP-SAT places whole
+operators: its schedule, its bound and *list* are without interruptions. *Interrupted* is the list scheduler where it
+may interrupt operators, as in all other figures of this page: it may be below the optimum of the others (negative).
+*Gap* is how far the schedule of CP-SAT is above its bound; up to 0.1 %, what the rounding of times may leave, is
+proven."""
 
 
-def exactness_sections(rows: Sequence[Document], objective: str) -> Iterator[tuple[str, Table]]:
-    """Texts, each with the table that follows it; a table may be empty."""
-    yield INTRO.rstrip(), []
-    yield f"{_COARSE} {_coarse_summary(rows)}".rstrip(), [_coarse_row(row, objective) for row in rows]
-    yield f"{_SPACE} {_space_summary(rows)}".rstrip(), [_space_row(row, objective) for row in rows]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """What a table compares, what it says in one sentence or two, and the table."""
+
+    title: str
+    text: str
+    summary: str
+    table: Table
+
+
+def exactness_sections(rows: Sequence[Document], objective: str) -> Iterator[Section]:
+    """The parts of the report, in their order."""
+    table = [_coarse_row(row, objective) for row in rows]
+    yield Section(title="Coarse space", text=_COARSE, summary=_coarse_summary(rows), table=table)
+    table = [_space_row(row, objective) for row in rows]
+    yield Section(title="Whole space", text=_SPACE, summary=_space_summary(rows), table=table)
     missed = _missed(rows)
     if missed:
-        yield (
-            "Where the heuristic alone ends with a worse design (tensor cores, vector cores, SRAM, HBM stacks):",
-            missed,
-        )
+        yield Section(title="", text="", summary=_MISSED, table=missed)
     found = [row for row in rows if row["schedule"] is not None]
-    yield f"{_SCHEDULE} {_schedule_summary(found)}".rstrip(), [_schedule_row(row) for row in found]
+    table = [_schedule_row(row) for row in found]
+    yield Section(title="Schedule", text=_SCHEDULE, summary=_schedule_summary(found), table=table)
 
 
 def exactness_lines(document: Document, table: Callable[[Table], Iterator[str]]) -> Iterator[str]:
     """The section of the page; `table` writes a table in Markdown."""
     yield f"## {TITLE}\n"
-    for text, rows in exactness_sections(document["exactness"], document["bench"]["objective"]):
-        yield text + "\n"
-        if rows:
-            yield from table(rows)
+    yield INTRO
+    for section in exactness_sections(document["exactness"], document["bench"]["objective"]):
+        if section.title:
+            yield f"### {section.title}\n"
+        yield from (text + "\n" for text in (section.text, section.summary) if text)
+        if section.table:
+            yield from table(section.table)
 
 
 def exactness_report(document: Document) -> Iterator[RenderableType]:
-    """The same on the terminal, tables only."""
+    """The same on the terminal, without what the page explains at length."""
     from rich.text import Text
 
     yield ""
     yield Text(TITLE, style="bold")
-    for _, rows in exactness_sections(document["exactness"], document["bench"]["objective"]):
-        if rows:
-            shown = [{name: row[name] for name in row if name not in _PAGE_ONLY} for row in rows]
+    for section in exactness_sections(document["exactness"], document["bench"]["objective"]):
+        yield ""
+        yield Text(": ".join(text for text in (section.title, section.summary) if text))
+        if section.table:
+            shown = [{name: row[name] for name in row if name not in _PAGE_ONLY} for row in section.table]
             yield listing(shown, right=[name for name in shown[0] if name not in _WORDS])
-            yield ""
 
 
 # Columns of words, and those for which a terminal has no room.
@@ -94,6 +112,7 @@ _PAGE_ONLY = (
     "heuristic scheduled",
     "bounds scheduled",
     "mine scheduled",
+    "heuristic alone",
     "operators",
     "CPU list",
 )
@@ -106,8 +125,8 @@ def _coarse_row(row: Document, objective: str) -> dict[str, str]:
         "designs": count(found["space_size"]),
         "within limits": count(found["within_limits"]),
         "best": write(found["exhaustive"]["figure"]),
-        "heuristic": above(found["heuristic_over_exhaustive"]),
-        "with bounds": above(found["pruned_over_exhaustive"]) + ("" if found["complete"] else " (some left)"),
+        "heuristic over best": above(found["heuristic_over_exhaustive"]),
+        "bounds over best": above(found["pruned_over_exhaustive"]) + ("" if found["complete"] else " (some left)"),
         "heuristic scheduled": count(found["heuristic"]["scheduled"]),
         "bounds scheduled": count(found["pruned"]["scheduled"]),
         "CPU every": seconds(found["exhaustive"]["cpu_s"]),
@@ -122,7 +141,7 @@ def _space_row(row: Document, objective: str) -> dict[str, str]:
         "model": str(row["model"]),
         "within limits": count(found["within_limits"]),
         "mine": write(found["mined"]["figure"]),
-        "heuristic": write(found["heuristic"]["figure"]),
+        "heuristic alone": write(found["heuristic"]["figure"]),
         "over mine": above(found["heuristic_over_mined"]),
         "gap mine": percent(found["mined_gap"]),
         "gap heuristic": percent(found["heuristic_gap"]),
@@ -140,15 +159,15 @@ def _schedule_row(row: Document) -> dict[str, str]:
     parts = {"model": str(row["model"]), "whole gap": percent(found["gap"]), "part": str(found["part"])}
     parts["operators"] = count(found["operators"])
     if exact is None:
-        names = ("CP-SAT", "list", "interrupted", "gap", "proven", "CPU list", "CPU CP-SAT")
+        names = ("CP-SAT", "list over it", "interrupted over it", "gap", "proven", "CPU list", "CPU CP-SAT")
         return {**parts, **dict.fromkeys(names, MISSING)}
     return {
         **parts,
         "CP-SAT": seconds(exact["exact_s"]),
-        "list": above(exact["listed_over_exact"]),
-        "interrupted": above(exact["interrupted_s"] / exact["exact_s"]),
+        "list over it": above(exact["listed_over_exact"]),
+        "interrupted over it": above(exact["interrupted_s"] / exact["exact_s"]),
         "gap": above(1.0 + exact["exact_gap"]),
-        "proven": "yes" if exact["proven"] else "no" + ("" if exact["finished"] else " (time used up)"),
+        "proven": "yes" if exact["proven"] else "no" + ("" if exact["finished"] else " (stopped)"),
         "CPU list": seconds(exact["listed_cpu_s"]),
         "CPU CP-SAT": seconds(exact["exact_cpu_s"]),
     }
@@ -214,9 +233,8 @@ def _schedule_summary(rows: Sequence[Document]) -> str:
         open_ = max(one["exact_gap"] for one in found)
         proven, every = sum(1 for one in found if one["proven"]), len(found)
         texts.append(
-            f"With CP-SAT {proven} of {every} schedules are proven optimal (within 0.1 %, what rounding of times may "
-            f"leave) and all are within {above(1 + open_)} of their bound; it finds a better schedule than the list "
-            f"scheduler for {len(better)} of {every} parts{by}."
+            f"With CP-SAT {proven} of {every} schedules are proven optimal, and all are within {above(1.0 + open_)} of "
+            f"their bound; it finds a better schedule than the list scheduler for {len(better)} of {every} parts{by}."
         )
     if skipped:
         names = ", ".join(row["model"] for row in skipped)

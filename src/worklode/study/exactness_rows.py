@@ -85,7 +85,7 @@ class PartRow:
         listed_over_exact: `listed_s` over `exact_s` [1].
         exact_gap: `exact_s` over `bound_s`, less 1 [1].
         proven: the exact schedule is optimal, up to the rounding of times (`schedule.exact.PROVEN_GAP`).
-        finished: the solver ended by itself and not by its time limit.
+        finished: the solver ended by itself and not by the limit of its work.
         source: what found the exact schedule (`schedule.exact.ExactChoice`); `list` where CP-SAT found none better.
         exact_cpu_s: CPU time of the exact scheduling, its start from list scheduling included [s].
     """
