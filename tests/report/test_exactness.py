@@ -136,6 +136,13 @@ def test_where_the_heuristic_misses_nothing_nothing_is_said_of_it() -> None:
     assert "1 of 1 schedules are proven optimal" in found
 
 
+def test_a_heuristic_that_finds_nothing_is_named() -> None:
+    found = row("a", exact=EXACT)
+    found["coarse"] |= {"heuristic": searched(None, 100, 0.5), "heuristic_over_exhaustive": None}
+    text = page(found, row("b"))
+    assert "for 1 of 2 models, and finds no design within the limits for a, and schedules" in text
+
+
 def test_without_a_design_there_are_dashes() -> None:
     found = page(INFEASIBLE)
     assert found.count("No design of it keeps the limits.") == 2

@@ -201,7 +201,7 @@ def _coarse_summary(rows: Sequence[Document]) -> str:
     times = [_mean(every, [one[name]["cpu_s"] for one in found]) for name in ("heuristic", "pruned")]
     scheduled = [one["heuristic"]["scheduled"] / one["within_limits"] for one in found]
     shares = [one["within_limits"] / one["space_size"] for one in found]
-    verdict = _verdict(rows, "coarse", "heuristic_over_exhaustive", "the best of all designs")
+    verdict = _verdict(rows, "coarse", "exhaustive", "the best of all designs")
     return (
         f"The heuristic alone {verdict}, and schedules {_span(scheduled, percent)} as many designs as keep the limits. "
         f"Scheduling every design takes {ratio(times[0])} its CPU time, and {ratio(times[1])} that of the search with "
@@ -215,7 +215,7 @@ def _space_summary(rows: Sequence[Document]) -> str:
     if not found:
         return "No design of it keeps the limits."
     more = _mean([one["mined"]["cpu_s"] for one in found], [one["heuristic"]["cpu_s"] for one in found])
-    verdict = _verdict(rows, "space", "heuristic_over_mined", "what `mine` finds")
+    verdict = _verdict(rows, "space", "mined", "what `mine` finds")
     gaps = _span([one["mined_gap"] for one in found], percent)
     return (
         f"The heuristic alone {verdict}. `mine` takes {ratio(more)} its CPU time (geometric mean), full evaluations of "
@@ -242,16 +242,24 @@ def _schedule_summary(rows: Sequence[Document]) -> str:
     return " ".join(texts)
 
 
-def _verdict(rows: Sequence[Document], space: str, figure: str, exact: str) -> str:
-    """`finds the best of all designs for 9 of 11 models; else it is worse by 0.3 % (gnmt) at most, ...`."""
-    known = [(row[space][figure], str(row["model"])) for row in rows if row[space][figure] is not None]
-    worse = [pair for pair in known if _worse(pair[0])]
-    text = f"finds {exact} for {len(known) - len(worse)} of {len(rows)} models"
-    if not worse:
-        return text
-    most, model = max(worse)
-    mean = statistics.geometric_mean([over for over, _ in known])
-    return f"{text}, else it is worse by at most {above(most)} ({model}), {above(mean)} on average over all"
+def _verdict(rows: Sequence[Document], space: str, exact: str, what: str) -> str:
+    """`finds the best of all designs for 9 of 11 models, else it is worse by at most 0.3 % (gnmt), ...`.
+
+    `exact` names the search that the heuristic is compared with; models where that finds nothing are left out.
+    """
+    figure = f"heuristic_over_{exact}"
+    known = [row for row in rows if row[space][exact]["figure"] is not None]
+    overs = {str(row["model"]): row[space][figure] for row in known if row[space][figure] is not None}
+    nothing = [str(row["model"]) for row in known if row[space][figure] is None]
+    worse = [over for over in overs.values() if _worse(over)]
+    text = f"finds {what} for {len(overs) - len(worse)} of {len(known)} models"
+    if worse:
+        model = max(overs, key=lambda name: float(overs[name]))
+        mean = statistics.geometric_mean(list(overs.values()))
+        text += f", else it is worse by at most {above(max(worse))} ({model}), {above(mean)} on average over all"
+    if nothing:
+        text += f", and finds no design within the limits for {', '.join(nothing)}"
+    return text
 
 
 def above(over: float | None) -> str:
