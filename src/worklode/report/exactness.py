@@ -6,6 +6,7 @@ Every figure in a text is computed from the rows of the document.
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ Table = list[dict[str, str]]
 TITLE = "Heuristic against exact"
 # Ratios closer to 1 than this [1] are equal but for rounding.
 EQUAL = 1e-9
+# Of a line of text on the page [characters].
+WIDTH = 118
 
 INTRO = """\
 The paper compares its critical-path heuristic with an exact formulation (ILP). The same question here, three times:
@@ -85,7 +88,7 @@ def exactness_lines(document: Document, table: Callable[[Table], Iterator[str]])
     for section in exactness_sections(document["exactness"], document["bench"]["objective"]):
         if section.title:
             yield f"### {section.title}\n"
-        yield from (text + "\n" for text in (section.text, section.summary) if text)
+        yield from (_wrapped(text) + "\n" for text in (section.text, section.summary) if text)
         if section.table:
             yield from table(section.table)
 
@@ -269,6 +272,10 @@ def above(over: float | None) -> str:
     if abs(over - 1.0) < EQUAL:
         return "0 %"
     return f"{plain('')((over - 1.0) * 100.0)} %"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _worse(over: float | None) -> bool:
