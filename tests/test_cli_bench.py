@@ -292,7 +292,10 @@ def test_what_a_searcher_does_wrong_is_said_of_it(capsys: Captured, body: str, m
 
 
 def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) -> None:
-    arguments = ("reproduce", "net.py:make", "--searchers", "worklode,random,confuciux-like", "--evaluations", "5")
+    arguments = (
+        *("reproduce", "net.py:make", "--searchers", "worklode,random,confuciux-like", "--evaluations", "5"),
+        *("--rivals", "random,hill-climbing", "--rivals-time", "0.5x"),
+    )
     found = document(capsys, *arguments, "--out", "out")
     designs = {row["design"]: row for row in found["designs"]}
     assert list(designs) == ["tpuv2", "nvdla-like", "individual", "common", "random", "confuciux-like"]
@@ -313,7 +316,23 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
         designs["individual"]["over_budget_throughput"]
     )
     assert headlines["search time of spotlight-like over ours"]["ours"] is None
+    assert found["claims"]["speed"] == [] and found["claims"]["times_more"] == 0.5
+    rivals = found["claims"]["rivals"]
+    assert [row["rival"] for row in rivals] == ["random", "hill-climbing"]
+    for row in rivals:
+        assert row["ahead"] == pytest.approx(1.0 - row["figure"] / reference["figure"])
+        assert row["evaluations"] > 16
+    with Path("out/rivals.csv").open(newline="") as stream:
+        assert [float(row["figure"]) for row in csv.DictReader(stream)] == [row["figure"] for row in rivals]
+    (exact,) = found["exactness"]
+    assert exact["coarse"]["pruned"]["figure"] == exact["coarse"]["exhaustive"]["figure"]
+    assert exact["space"]["mined"]["figure"] == reference["figure"]
     page = Path("out/evaluation.md").read_bytes()
+    assert b"## Heuristic against exact" in page
+    with Path("out/exactness.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["coarse_exhaustive_figure"]) == exact["coarse"]["exhaustive"]["figure"]
+    assert row["model"] == "net.py:make"
     assert "nvdla-like" in Path("out/evaluation.html").read_text().rpartition("</script>")[0][-20_000:]
     with Path("out/evaluation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

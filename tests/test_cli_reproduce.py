@@ -27,7 +27,7 @@ def make(batch=4):
     net = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
     return net, torch.randn(batch, 64), lambda out: out.square().mean(), "adamw"
 """
-SEARCH = ("--searchers", "worklode,random", "--evaluations", "3")
+SEARCH = ("--searchers", "worklode,random", "--evaluations", "3", "--rivals", "")
 
 
 @pytest.fixture(autouse=True)

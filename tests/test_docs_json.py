@@ -249,9 +249,14 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Printed]]
             (
                 "reproduce",
                 0,
-                "reproduce net.py:make --searchers worklode,spotlight-like-inference --evaluations 2 --out again",
+                "reproduce net.py:make --searchers worklode,spotlight-like-inference --evaluations 2 --out again "
+                "--rivals random --rivals-time 0.1x",
             ),
-            ("reproduce", 0, f"reproduce {GPT} --searchers worklode,random --evaluations 2 --out spread-again"),
+            (
+                "reproduce",
+                0,
+                f"reproduce {GPT} --searchers worklode,random --evaluations 2 --rivals= --out spread-again",
+            ),
             (
                 "bench",
                 3,

@@ -61,6 +61,24 @@ def test_encloses_the_exhaustive_answer(seed: int, objective: Objective) -> None
     assert ours.ruled_out + ours.modelled <= ours.within_limits
 
 
+def test_limited_by_work_the_answer_is_the_same_where_the_limit_ends_it() -> None:
+    found = [
+        mine_exactly(
+            small_evaluator(3), small_space(3), limits=Limits(), time_limit_s=0.05, use_bounds=False, by_work=True
+        )
+        for _ in range(2)
+    ]
+    assert not any(result.finished for result in found)
+    first, second = (
+        {key: value for key, value in result.to_dict().items() if key not in ("wall_time_s", "solver_runs")}
+        for result in found
+    )
+    assert first == second
+    assert [run["status"] for run in found[0].to_dict()["solver_runs"]] == [
+        run["status"] for run in found[1].to_dict()["solver_runs"]
+    ]
+
+
 def test_a_block_of_a_transformer_is_proven() -> None:
     graph = fuse(transformer_training(layers=3, tokens=1024, width=512).graph()).graph
     evaluator = Evaluator(block_instance(graph, 0, 1), technology())

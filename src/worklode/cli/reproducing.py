@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 # The models of the paper's evaluation: the first of the zoo.
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
+EXACTNESS_ROWS = "exactness.csv"
 FIGURES = "evaluation.html"
 SPEED_ROWS, RIVAL_ROWS = "speed.csv", "rivals.csv"
-TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, SPEED_ROWS, RIVAL_ROWS, "rows.csv", "cells.csv")
+TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, SPEED_ROWS, RIVAL_ROWS, EXACTNESS_ROWS, "rows.csv", "cells.csv")
 
 
 def run_reproduce(
@@ -51,6 +52,8 @@ def run_reproduce(
     from worklode.study.bench import check_searchers, run_bench
     from worklode.study.bench_directory import BenchDirectory
     from worklode.study.claims import TIMES_LESS, rival_rows, speed_rows
+    from worklode.study.exactness import exactness_rows
+    from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import design_rows, headlines
     from worklode.units import parse_times
 
@@ -69,6 +72,7 @@ def run_reproduce(
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
+        exactness = exactness_rows(request, directory, progress)
         beside = rival_rows(request, settings, directory, opposed, times, progress, workers=options.workers)
         distributed, left_out = distributed_part(step, request, result, directory, progress)
     found, speed = headlines(rows), speed_rows(result)
@@ -78,6 +82,7 @@ def run_reproduce(
     directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
     directory.write_rows(SPEED_ROWS, [asdict(row) for row in speed])
     directory.write_rows(RIVAL_ROWS, [asdict(row) for row in beside])
+    directory.write_rows(EXACTNESS_ROWS, csv_rows(exactness))
     document: dict[str, Any] = {
         "budget": options.budget,
         "headlines": [asdict(headline) for headline in found],
@@ -88,6 +93,7 @@ def run_reproduce(
             "speed": [asdict(row) for row in speed],
             "rivals": [asdict(row) for row in beside],
         },
+        "exactness": [asdict(row) for row in exactness],
         "distributed": distributed,
         "bench": bench,
         "run_directory": str(directory.path),

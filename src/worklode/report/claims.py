@@ -81,8 +81,8 @@ def speed_sentences(claims: Document) -> Iterator[str]:
         yield (
             f"{opponent}, {_models(len(ended), len(rows))}: until worklode asks for its design it takes "
             f"{plain('')(least['times_to_final'])} times ({least['model']}) or more less CPU time, and {wanted:g} "
-            f"times or more on {len(reached)}; with proof and thorough schedules, {plain('')(whole['times_whole'])} times "
-            f"({whole['model']}) or more, and {wanted:g} times or more on "
+            f"times or more on {len(reached)}; with proof and thorough schedules, "
+            f"{plain('')(whole['times_whole'])} times ({whole['model']}) or more, and {wanted:g} times or more on "
             f"{sum(1 for row in ended if row['times_whole'] >= wanted)}. {best[0].upper()}{best[1:]}."
         )
 

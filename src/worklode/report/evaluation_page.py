@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from worklode.report.bench import budget_text, reference_text, row_text
 from worklode.report.claims import claims_lines, claims_report
 from worklode.report.distributed_evaluation import distributed_evaluation_report, distributed_lines
+from worklode.report.exactness import exactness_lines, exactness_report
 from worklode.report.markdown import markdown_table
 from worklode.report.quantity import percent, plain, ratio, seconds
 from worklode.report.table import listing
@@ -63,6 +64,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
         rows = [design_row(row) for row in document["designs"] if row["model"] == model]
         yield listing(rows, right=("samples/s", "x", "per W, x", "gap", "search", "mm2", "W"))
     yield from claims_report(document["claims"])
+    yield from exactness_report(document)
     yield from distributed_evaluation_report(document.get("distributed"))
 
 
@@ -84,6 +86,7 @@ def _lines(document: Document, where: str) -> Iterator[str]:
     yield "## Throughput per TDP over the budget's own design\n"
     yield from markdown_table(_matrix(document, "over_budget_throughput_per_tdp"))
     yield from claims_lines(document["claims"])
+    yield from exactness_lines(document)
     yield from distributed_lines(document.get("distributed"))
     yield "## Designs\n"
     for model in _models(document):

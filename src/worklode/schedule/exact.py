@@ -73,7 +73,7 @@ class ExactChoice:
         source: what found the schedule: `list` (the list scheduler), `malleable` (CP-SAT's placement as it is), or
             `relaxed, fluid` and `malleable, fluid` (the list scheduler with its choice of options, in its order).
         answers: (coupling, status of the solver, wall time [s]) of each run.
-        finished: no run was ended by its time limit; else the answer depends on the machine.
+        finished: no run was ended by its limit; else the answer depends on the machine, unless `by_work`.
     """
 
     variant: int
@@ -135,6 +135,7 @@ def choose_exactly(
     ticks: int = CHOICE_TICKS,
     workers: int = 1,
     use_bounds: bool = True,
+    by_work: bool = False,
 ) -> ExactChoice:
     """Choose a variant and its schedule together, and prove how far from the best choice they can be.
 
@@ -152,13 +153,23 @@ def choose_exactly(
         ticks: resolution of time.
         workers: threads of the solver. With several, the answer may differ from run to run.
         use_bounds: take the lower bounds that the variants carry for granted.
+        by_work: count the time limit in the solver's own measure of its work (about a second each) and not by the
+            clock; with one worker the answer is then the same on every machine, also where the limit ends it.
 
     Raises:
         InternalError: some task of some variant fits no option.
     """
     assert variants, "nothing to choose among"
     known = tuple(schedules) if schedules is not None else tuple(_listed(v.problem) for v in variants)
-    proof = _Proof(variants, known, time_limit_s=time_limit_s, ticks=ticks, workers=workers, use_bounds=use_bounds)
+    proof = _Proof(
+        variants,
+        known,
+        time_limit_s=time_limit_s,
+        ticks=ticks,
+        workers=workers,
+        use_bounds=use_bounds,
+        by_work=by_work,
+    )
     if len(variants) > 1:
         proof.together(JOINT_SHARE * time_limit_s)
     proof.apart(BOUND_SHARE * time_limit_s)
@@ -197,10 +208,12 @@ class _Proof:
         ticks: int,
         workers: int,
         use_bounds: bool,
+        by_work: bool,
     ) -> None:
         self.variants, self.known = tuple(variants), tuple(known)
         self.ticks, self.workers, self.use_bounds = ticks, workers, use_bounds
         self.started_s, self.time_limit_s = time.perf_counter(), time_limit_s
+        self.by_work, self.work = by_work, 0.0
         figures = [v.weight * s.makespan_s for v, s in zip(variants, known, strict=True)]
         first = int(np.argmin(figures))
         self.best = _Incumbent(variant=first, figure=figures[first], source="list", schedule=known[first])
@@ -227,8 +240,8 @@ class _Proof:
         return self.best.figure <= self.lower_bound * (1 + PROVEN_GAP)
 
     def left_s(self, until_s: float) -> float:
-        """Time left [s] until so long after the start."""
-        return self.started_s + until_s - time.perf_counter()
+        """Time left [s] until so long after the start; by the solver's work where that is what counts."""
+        return until_s - (self.work if self.by_work else time.perf_counter() - self.started_s)
 
     def together(self, until_s: float) -> None:
         """One relaxed model of all variants that are open."""
@@ -307,7 +320,8 @@ class _Proof:
 
     def _timed(self, model: ExactModel, time_limit_s: float) -> Answer:
         started_s = time.perf_counter()
-        answer = model.solve(time_limit_s=time_limit_s, workers=self.workers)
+        answer = model.solve(time_limit_s=time_limit_s, workers=self.workers, by_work=self.by_work)
+        self.work += answer.work
         self.answers.append((model.coupling.value, answer.status, time.perf_counter() - started_s))
         self.finished = self.finished and answer.finished
         return answer

@@ -120,12 +120,14 @@ class Answer:
         bound_ticks: no placement takes less; `most_ticks` + 1 where it proved that there is none within `most_ticks`.
         finished: optimal, or none exists.
         status: the solver's word.
+        work: the solver's own count of what it did, about a second each; the same on every machine with one worker.
     """
 
     placement: Placement | None
     bound_ticks: int
     finished: bool
     status: str
+    work: float = 0.0
 
 
 def modes_of(variants: Sequence[Variant], coupling: Coupling, tick: float, most_ticks: int) -> Modes:
@@ -385,31 +387,39 @@ class ExactModel:
             found.append(math.floor(variant.lower_bound_s * variant.weight / self.tick))
         return max(found)
 
-    def solve(self, *, time_limit_s: float, workers: int) -> Answer:
-        """Run CP-SAT; with one worker and enough time the answer is the same on every machine."""
+    def solve(self, *, time_limit_s: float, workers: int, by_work: bool = False) -> Answer:
+        """Run CP-SAT; with one worker and enough time the answer is the same on every machine.
+
+        `by_work` limits `Answer.work` instead of the time: then it is the same without enough of it, too.
+        """
         from ortools.sat.python import cp_model
 
         if not self.possible:
             return Answer(placement=None, bound_ticks=self.most_ticks + 1, finished=True, status="INFEASIBLE")
         solver = cp_model.CpSolver()
-        solver.parameters.max_time_in_seconds = max(time_limit_s, 0.01)
+        limit = max(time_limit_s, 0.01)
+        if by_work:
+            solver.parameters.max_deterministic_time = limit
+        else:
+            solver.parameters.max_time_in_seconds = limit
         solver.parameters.num_workers = workers
         solver.parameters.random_seed = 0
         solver.parameters.linearization_level = 2
         solver.parameters.presolve_probing_deterministic_time_limit = PROBING
         status = solver.solve(self.model)
-        word = solver.status_name(status)
+        word, work = solver.status_name(status), solver.deterministic_time
         if status == cp_model.INFEASIBLE:
-            return Answer(placement=None, bound_ticks=self.most_ticks + 1, finished=True, status=word)
+            return Answer(placement=None, bound_ticks=self.most_ticks + 1, finished=True, status=word, work=work)
         bound = max(0, math.ceil(solver.best_objective_bound - 1e-6))
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return Answer(placement=None, bound_ticks=bound, finished=False, status=word)
+            return Answer(placement=None, bound_ticks=bound, finished=False, status=word, work=work)
         placement = Placement(
             variant=next(number for number, literal in self.chosen.items() if solver.value(literal)),
             modes=tuple(next(m for m, pick in picks.items() if solver.value(pick)) for picks in self.picks),
             start_ticks=tuple(solver.value(start) for start in self.starts),
         )
-        return Answer(placement=placement, bound_ticks=bound, finished=status == cp_model.OPTIMAL, status=word)
+        finished = status == cp_model.OPTIMAL
+        return Answer(placement=placement, bound_ticks=bound, finished=finished, status=word, work=work)
 
 
 def amount_of(mode: Mode, name: str) -> int:

@@ -134,6 +134,7 @@ def mine_exactly(
     workers: int = 1,
     most_modelled: int = MOST_MODELLED,
     use_bounds: bool = True,
+    by_work: bool = False,
 ) -> ExactMiningResult:
     """The best design of a space together with its best uninterrupted schedule, by one model over both, and a proof.
 
@@ -151,6 +152,8 @@ def mine_exactly(
         most_modelled: designs in the model; the bounds of those left out still count.
         use_bounds: use bounds of `schedule.bounds` to rule out designs and in the model; without them the proof
             rests on CP-SAT alone.
+        by_work: count `time_limit_s` in the solver's own measure of its work, about a second each, and not by the
+            clock: with one worker the answer is the same on every machine, also where the limit ends it.
 
     Raises:
         SpecError: too many designs or operators, an objective that is not the makespan times a constant of the design,
@@ -176,6 +179,7 @@ def mine_exactly(
         time_limit_s=time_limit_s,
         workers=workers,
         use_bounds=use_bounds,
+        by_work=by_work,
     )
     best = inside[choice.variant]
     verify(best.step.problem, choice.schedule)

@@ -308,4 +308,4 @@ def _silent(what: str, done: int, most: int) -> None:
 
 def _source() -> str:
     """Digest of the source that decides what is mined here."""
-    return source_digest("worklode.search.distributed", "worklode.study.distributed_mined")
+    return source_digest(__name__)
