@@ -315,7 +315,7 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
     assert headlines["throughput over the budget's own design"]["ours"] == pytest.approx(
         designs["individual"]["over_budget_throughput"]
     )
-    assert headlines["search time of spotlight-like over ours"]["ours"] is None
+    assert headlines["search time of spotlight-like over ours, proof included"]["ours"] is None
     assert found["claims"]["speed"] == [] and found["claims"]["times_more"] == 0.5
     rivals = found["claims"]["rivals"]
     assert [row["rival"] for row in rivals] == ["random", "hill-climbing"]

@@ -19,6 +19,7 @@ from worklode.search.mining import mine
 from worklode.search.objective import Limits
 from worklode.study.bench import BenchRequest, BenchResult, Progress
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.claims import SpeedRow
 from worklode.study.sources import source_digest
 
 # Searchers whose designs the paper compares with, each as published and extended, and worklode's own.
@@ -159,8 +160,8 @@ def design_rows(
     return tuple(rows)
 
 
-def headlines(rows: Sequence[DesignRow]) -> tuple[Headline, ...]:
-    """The paper's headlines beside ours."""
+def headlines(rows: Sequence[DesignRow], speed: Sequence[SpeedRow] = ()) -> tuple[Headline, ...]:
+    """The paper's headlines beside ours; `speed` says when worklode's search had asked for its design."""
     by_name: dict[str, dict[str, DesignRow]] = {}
     for row in rows:
         by_name.setdefault(row.design, {})[row.model] = row
@@ -181,7 +182,9 @@ def headlines(rows: Sequence[DesignRow]) -> tuple[Headline, ...]:
     for searcher in ("spotlight-like-inference", "spotlight-like"):
         # A search that was stopped would have taken longer by itself: nothing is said of its time.
         times = ratios(searcher, "search_cpu_s", inverse=True, finished=True)
-        found.append(_headline(f"search time of {searcher} over ours", LESS_SEARCH_TIME, times))
+        found.append(_headline(f"search time of {searcher} over ours, proof included", LESS_SEARCH_TIME, times))
+        until = [row.times_to_final for row in speed if row.opponent == searcher and row.opponent_finished]
+        found.append(_headline(f"search time of {searcher} over ours until our design", LESS_SEARCH_TIME, until))
         figures = ratios(searcher, "samples_per_s")
         found.append(_headline(f"throughput over the design of {searcher}", OVER_SPOTLIGHT, figures))
     return tuple(found)
