@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
 EXACTNESS_ROWS = "exactness.csv"
-FIGURES = "evaluation.html"
+FIGURES, EVALUATION_DOCUMENT = "evaluation.html", "evaluation.json"
 SPEED_ROWS, RIVAL_ROWS = "speed.csv", "rivals.csv"
 TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, SPEED_ROWS, RIVAL_ROWS, EXACTNESS_ROWS, "rows.csv", "cells.csv")
 
@@ -79,40 +79,45 @@ def run_reproduce(
     found = headlines(rows, speed)
     bench = result.to_dict()
     messages = (*write_bench(directory, result, bench, settings, started, chosen, options), *left_out)
-    directory.write_rows(EVALUATION_ROWS, [asdict(row) for row in rows])
-    directory.write_rows(HEADLINE_ROWS, [asdict(headline) for headline in found])
-    directory.write_rows(SPEED_ROWS, [asdict(row) for row in speed])
-    directory.write_rows(RIVAL_ROWS, [asdict(row) for row in beside])
-    directory.write_rows(EXACTNESS_ROWS, csv_rows(exactness))
+    tables = {
+        EVALUATION_ROWS: [asdict(row) for row in rows],
+        HEADLINE_ROWS: [asdict(headline) for headline in found],
+        SPEED_ROWS: [asdict(row) for row in speed],
+        RIVAL_ROWS: [asdict(row) for row in beside],
+        EXACTNESS_ROWS: csv_rows(exactness),
+    }
+    for name, written in tables.items():
+        directory.write_rows(name, written)
     document: dict[str, Any] = {
         "budget": options.budget,
-        "headlines": [asdict(headline) for headline in found],
-        "designs": [asdict(row) for row in rows],
+        "headlines": tables[HEADLINE_ROWS],
+        "designs": tables[EVALUATION_ROWS],
         "claims": {
             "times_less": TIMES_LESS,
             "times_more": times,
-            "speed": [asdict(row) for row in speed],
-            "rivals": [asdict(row) for row in beside],
+            "speed": tables[SPEED_ROWS],
+            "rivals": tables[RIVAL_ROWS],
         },
         "exactness": [asdict(row) for row in exactness],
         "distributed": distributed,
         "bench": bench,
         "run_directory": str(directory.path),
     }
+    directory.write_json(EVALUATION_DOCUMENT, document)
     directory.write_text(EVALUATION_PAGE, evaluation_page(document))
     with suppress(ModuleNotFoundError):  # the message about the page of the bench says what is missing
         from worklode.report.evaluation_figures import evaluation_figures
 
         directory.write_text(FIGURES, evaluation_figures(document))
     if write is not None:
-        tables = write.with_suffix("")
-        tables.mkdir(parents=True, exist_ok=True)
+        copies = write.with_suffix("")
+        copies.mkdir(parents=True, exist_ok=True)
         for name in (*TABLES, *(DISTRIBUTED_TABLES if distributed else ())):
-            (tables / name).unlink(missing_ok=True)  # an empty table has no file
+            (copies / name).unlink(missing_ok=True)  # an empty table has no file
             if (directory.path / name).is_file():
-                copyfile(directory.path / name, tables / name)
-        write.write_text(evaluation_page(document, f"of the folder `{tables.name}`"), encoding="utf-8")
-        messages = (*messages, f"written: {write} and {tables}")
+                copyfile(directory.path / name, copies / name)
+        write.write_text(evaluation_page(document, f"of the folder `{copies.name}`"), encoding="utf-8")
+        messages = (*messages, f"written: {write} and {copies}")
 
     def report() -> Iterable[RenderableType]:
         return evaluation_report(document)
