@@ -56,6 +56,8 @@ _BLAME_THRESHOLD = 0.02
 class LocalSearchOptions:
     """How much work a local search does; all counts, so that the same input gives the same answer on any machine.
 
+    The defaults are for a search that a proof goes on with, which finds what few climbs leave (docs/models/search.md).
+
     Attributes:
         top_k: designs to keep.
         shapes: core shapes, best by estimate, whose grown design is scheduled.
@@ -69,14 +71,18 @@ class LocalSearchOptions:
     """
 
     top_k: int = 10
-    shapes: int = 40
-    climbs: int = 12
+    shapes: int = 20
+    climbs: int = 6
     width: int = 16
     max_evaluations: int = 800
     finalists: int = 5
     max_time_s: float = float("inf")
     workers: int = 2
     rivals: int = 3
+
+
+# A search that no proof goes on with.
+ALONE = LocalSearchOptions(shapes=40, climbs=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

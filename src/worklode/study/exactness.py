@@ -34,7 +34,7 @@ from worklode.search.evaluate import Evaluator
 from worklode.search.exact_search import mine_exactly
 from worklode.search.exhaustive import exhaustive
 from worklode.search.grid import Grid
-from worklode.search.local import LocalSearch, LocalSearchOptions
+from worklode.search.local import ALONE, LocalSearch, LocalSearchOptions
 from worklode.search.mining import MiningResult, mine
 from worklode.search.objective import Limits, Objective
 from worklode.study.bench import BenchRequest, BenchWorkload, Progress
@@ -146,7 +146,7 @@ class _Task:
 
 
 def _coarse_row(task: _Task) -> CoarseRow:
-    options = LocalSearchOptions(finalists=0)  # quick schedules, as the exhaustive search makes
+    options = replace(ALONE, finalists=0)  # quick schedules, as the exhaustive search makes
     every, exhaustive_cpu_s = _timed(
         lambda: exhaustive(task.evaluators(), (1.0,), task.grid, task.limits, task.objective)
     )
@@ -177,14 +177,14 @@ def _coarse_row(task: _Task) -> CoarseRow:
 
 def _space_row(task: _Task, baseline: Accelerator | None) -> tuple[SpaceRow, MiningResult]:
     seeds = () if baseline is None else (baseline,)
-    options = LocalSearchOptions()
+    options = ALONE
 
     def alone() -> LocalSearch:
         search = task.search(options)
         search.run(seeds)
         # What `mine` does to what it reports, with nothing proven before.
         search.refine_best(options.top_k)
-        search.polish_best()
+        search.polish_near()
         return search
 
     search, heuristic_cpu_s = _timed(alone)
