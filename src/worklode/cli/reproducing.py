@@ -51,7 +51,7 @@ def run_reproduce(
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
     from worklode.study.bench import check_searchers, run_bench
     from worklode.study.bench_directory import BenchDirectory
-    from worklode.study.claims import TIMES_LESS, rival_rows, speed_rows
+    from worklode.study.claims import TIMES_LESS, rival_rows, sequential_designs, speed_rows
     from worklode.study.exactness import exactness_rows
     from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import design_rows, headlines
@@ -72,10 +72,11 @@ def run_reproduce(
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
+        sequential = sequential_designs(request, directory, progress)
         exactness = exactness_rows(request, directory, progress)
         beside = rival_rows(request, settings, directory, opposed, times, progress, workers=options.workers)
         distributed, left_out = distributed_part(step, request, result, directory, progress)
-    speed = speed_rows(result)
+    speed = speed_rows(result, sequential)
     found = headlines(rows, speed)
     bench = result.to_dict()
     messages = (*write_bench(directory, result, bench, settings, started, chosen, options), *left_out)

@@ -6,13 +6,18 @@ rivals that may take a multiple of the CPU time of `mine`, in a bench of their o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from worklode.search.contest.cell import Budget, Cell
-from worklode.study.bench import BenchRequest, BenchResult, Progress, run_bench
+from worklode.search.contest.interface import Told
+from worklode.search.contest.judging import contest
+from worklode.search.contest.registry import own_module
+from worklode.study.bench import BenchRequest, BenchResult, BenchWorkload, Progress, run_bench
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.sources import source_digest
 
 # What is claimed (issue texts of this project): so many times less CPU time than Spotlight-like at its default budget,
 # and no rival better that is given so many times the CPU time of `mine`.
@@ -22,6 +27,8 @@ RIVALS = ("random", "hill-climbing", "genetic", "tpe", "nsga2")
 # Their bench inside the folder of the evaluation, and designs they may ask for: so many that time ends them.
 RIVALS_FOLDER, ENOUGH_EVALUATIONS = "rivals", 10**9
 OPPONENTS = ("spotlight-like", "spotlight-like-inference")
+# The one whose time is also measured where it fits after every sample, and the designs of its default budget [count].
+_SEQUENTIAL, DESIGNS = "spotlight-like", 100
 _OWN = "worklode"
 
 
@@ -38,6 +45,10 @@ class SpeedRow:
         worklode_to_final_cpu_s: of that, until it had asked for the design it ended with [s].
         worklode_over_best: figure of that design over the best anybody found.
         times_whole, times_to_final: the opponent's CPU time over these two.
+        sequential_design_cpu_s: CPU time [s] of one design of the opponent if it fits after every sample instead of
+            once a batch; None where that was not measured.
+        sequential_designs: designs of a run [count], by which that is multiplied for the next two.
+        times_sequential_whole, times_sequential_to_final: as above; extrapolated from one design.
     """
 
     model: str
@@ -50,6 +61,10 @@ class SpeedRow:
     worklode_over_best: float
     times_whole: float
     times_to_final: float
+    sequential_design_cpu_s: float | None
+    sequential_designs: int
+    times_sequential_whole: float | None
+    times_sequential_to_final: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +95,17 @@ class RivalRow:
     gap: float | None
 
 
-def speed_rows(result: BenchResult) -> tuple[SpeedRow, ...]:
-    """Speed on every model that both have a design of, in the order of the models."""
-    return tuple(_speed_rows(result))
+def speed_rows(result: BenchResult, sequential: Mapping[str, float] | None = None) -> tuple[SpeedRow, ...]:
+    """Speed on every model that both have a design of, in the order of the models.
+
+    Args:
+        result: of the evaluation's bench.
+        sequential: see `sequential_designs`.
+    """
+    return tuple(_speed_rows(result, sequential or {}))
 
 
-def _speed_rows(result: BenchResult) -> Iterator[SpeedRow]:
+def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterator[SpeedRow]:
     for reference in result.references:
         of_model = [cell for cell in result.cells if cell.workload == reference.workload]
         own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
@@ -98,6 +118,8 @@ def _speed_rows(result: BenchResult) -> Iterator[SpeedRow]:
             if not cells:
                 continue
             cell = cells[len(cells) // 2][2]
+            design_s = sequential.get(reference.workload) if opponent == _SEQUENTIAL else None
+            all_s = None if design_s is None else design_s * DESIGNS
             yield SpeedRow(
                 model=reference.workload,
                 opponent=opponent,
@@ -109,7 +131,53 @@ def _speed_rows(result: BenchResult) -> Iterator[SpeedRow]:
                 worklode_over_best=own.final_figure / best,
                 times_whole=cell.cpu_s / own.cpu_s,
                 times_to_final=cell.cpu_s / own.final_cpu_s,
+                sequential_design_cpu_s=design_s,
+                sequential_designs=DESIGNS,
+                times_sequential_whole=None if all_s is None else all_s / own.cpu_s,
+                times_sequential_to_final=None if all_s is None else all_s / own.final_cpu_s,
             )
+
+
+def sequential_designs(
+    request: BenchRequest, directory: BenchDirectory, progress: Progress | None = None
+) -> dict[str, float]:
+    """CPU time [s] of one design of Spotlight-like that fits after every sample, for each model; measured once.
+
+    How large the batches of its paper are is not known here; they decide most of its time. The design is the budget's.
+    """
+    if _SEQUENTIAL not in request.searchers:
+        return {}
+    source = source_digest(f"worklode.search.contest.{own_module(_SEQUENTIAL)}")
+    found = {}
+    for index, workload in enumerate(request.workloads):
+        name = f"sequential-{workload.name}"
+        known = directory.reference(name, source=source)
+        if known is None:
+            if progress is not None:
+                progress(f"{workload.name}: one design, fitted after every sample", index, len(request.workloads))
+            known = {"workload": workload.name, "cpu_s": _sequential_design(request, workload)}
+            directory.write_reference(name, known, source=source)
+        found[workload.name] = float(known["cpu_s"])
+    return found
+
+
+def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float:
+    from worklode.search.contest.mapping_search import MappingSearchOptions
+    from worklode.search.contest.spotlight import SpotlightOptions, SpotlightTraining
+
+    assert SpotlightOptions().samples == DESIGNS
+    start = None if request.baseline is None else request.grid.below(request.baseline)
+    made = contest(workload.name, [workload.evaluator], [1.0], request.grid, workload.limits, request.objective, start)
+    times = []
+    # The first search loads compiled kernels, and is not counted.
+    for mappings in (MappingSearchOptions(samples=12), MappingSearchOptions(batch=1)):
+        problem = made.problem()
+        searcher = SpotlightTraining(problem, 0, SpotlightOptions(mappings=mappings))
+        point = problem.start or searcher.ask(1)[0]
+        started_s = time.process_time()
+        searcher.tell([Told(point=point, figure=None, excess=0.0)])
+        times.append(time.process_time() - started_s)
+    return times[-1]
 
 
 def rival_rows(
