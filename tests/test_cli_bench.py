@@ -338,6 +338,10 @@ def test_reproduce_puts_designs_beside_the_budget_and_goes_on(capsys: Captured) 
         rows = list(csv.DictReader(stream))
     assert [float(row["samples_per_s"]) for row in rows] == [row["samples_per_s"] for row in found["designs"]]
     assert document(capsys, *arguments, "--out", "out", "--write", "page.md") == found
+    reported = document(capsys, "report", "out")
+    assert reported == {name: value for name, value in found.items() if name != "run_directory"}
+    assert cli.run(["report", "out"]) == 0
+    assert "Rivals that are given more time" in capsys.readouterr().out
     assert Path("out/evaluation.md").read_bytes() == page
     assert "of the folder `page`" in Path("page.md").read_text()
     assert Path("page/evaluation.csv").read_bytes() == Path("out/evaluation.csv").read_bytes()

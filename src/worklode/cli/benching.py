@@ -216,21 +216,26 @@ def write_bench(
     workloads: tuple[str, ...],
     options: BenchOptions,
     *,
-    command: str = "bench",
+    around: dict[str, Any] | None = None,
 ) -> tuple[str, ...]:
-    """Tables, document and page of a bench; what to tell the user."""
+    """Tables, document and page of a bench; what to tell the user.
+
+    Args:
+        directory, result, document, settings, started, workloads, options: of the bench.
+        around: the document of `reproduce` that has the bench in it, where that is the command.
+    """
     from worklode.study.bench import write_tables
     from worklode.study.run_directory import RunContent
 
     inputs = [*workloads, *(str(name) for name in (options.budget, options.space, options.technology) if name)]
     content = RunContent(
-        command=command,
+        command="bench" if around is None else "reproduce",
         arguments=sys.argv[1:],
         inputs=inputs,
         started=started,
         finished=datetime.now(UTC).astimezone(),
         config=settings,
-        result=document,
+        result=document if around is None else around,
     )
     write_tables(directory, result, content)
     try:

@@ -24,6 +24,8 @@ def report_run(folder: Path) -> Outcome:
     run = read_run(folder)
     if run.manifest["command"] == "bench":
         return _bench(run)
+    if run.manifest["command"] == "reproduce":
+        return _evaluation(run)
     mined = run.manifest["command"] == "mine"
 
     def report() -> Iterable[RenderableType]:
@@ -49,6 +51,17 @@ def _bench(run: Run) -> Outcome:
 
     infeasible = all(reference["figure"] is None for reference in run.result["references"])
     return Outcome(document=run.result, report=report, exit_code=EXIT_INFEASIBLE if infeasible else EXIT_OK)
+
+
+def _evaluation(run: Run) -> Outcome:
+    """The tables of `reproduce`."""
+
+    def report() -> Iterable[RenderableType]:
+        from worklode.report.evaluation_page import evaluation_report
+
+        return evaluation_report(run.result)
+
+    return Outcome(document=run.result, report=report)
 
 
 def compare_runs(folders: Sequence[Path]) -> Outcome:
@@ -80,7 +93,7 @@ def _read_design_run(folder: Path) -> Run:
     from worklode.study.run_directory import read_run
 
     run = read_run(folder)
-    if run.manifest["command"] == "bench":
+    if run.manifest["command"] in ("bench", "reproduce"):
         raise SpecError(Fault(where=str(run.path), problem="is a bench: it has many designs", allowed="other runs"))
     if _design(run) is None:
         raise SpecError(Fault(where=str(run.path), problem="holds no design: its limits were infeasible"))

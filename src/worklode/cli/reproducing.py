@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODELS = 11
 EVALUATION_PAGE, EVALUATION_ROWS, HEADLINE_ROWS = "evaluation.md", "evaluation.csv", "headlines.csv"
 EXACTNESS_ROWS = "exactness.csv"
-FIGURES, EVALUATION_DOCUMENT = "evaluation.html", "evaluation.json"
+FIGURES = "evaluation.html"
 SPEED_ROWS, RIVAL_ROWS = "speed.csv", "rivals.csv"
 TABLES = (EVALUATION_ROWS, HEADLINE_ROWS, SPEED_ROWS, RIVAL_ROWS, EXACTNESS_ROWS, "rows.csv", "cells.csv")
 
@@ -79,7 +79,6 @@ def run_reproduce(
     speed = speed_rows(result, sequential)
     found = headlines(rows, speed)
     bench = result.to_dict()
-    messages = (*write_bench(directory, result, bench, settings, started, chosen, options), *left_out)
     tables = {
         EVALUATION_ROWS: [asdict(row) for row in rows],
         HEADLINE_ROWS: [asdict(headline) for headline in found],
@@ -102,9 +101,9 @@ def run_reproduce(
         "exactness": [asdict(row) for row in exactness],
         "distributed": distributed,
         "bench": bench,
-        "run_directory": str(directory.path),
     }
-    directory.write_json(EVALUATION_DOCUMENT, document)
+    parts = (directory, result, bench, settings, started, chosen, options)
+    messages = (*write_bench(*parts, around=document), *left_out)
     directory.write_text(EVALUATION_PAGE, evaluation_page(document))
     with suppress(ModuleNotFoundError):  # the message about the page of the bench says what is missing
         from worklode.report.evaluation_figures import evaluation_figures
@@ -123,6 +122,7 @@ def run_reproduce(
     def report() -> Iterable[RenderableType]:
         return evaluation_report(document)
 
+    document = {**document, "run_directory": str(directory.path)}
     return Outcome(document=document, report=report, messages=messages)
 
 
