@@ -18,6 +18,9 @@ pytest.importorskip("torch", reason="workloads are captured with torch")
 
 import worklode
 from worklode import cli
+from worklode.hardware.accelerator import Accelerator
+from worklode.search.candidate import Candidate
+from worklode.search.local import LocalSearch
 
 Captured = pytest.CaptureFixture[str]
 
@@ -181,6 +184,27 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
     assert [row["searcher"] for row in found["rows"]] == ["worklode", "interrupting.py:Interrupting"]
     after = kept("out")
     assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("at", [2, 40])
+def test_an_interrupt_of_what_mine_does_ends_the_bench_and_keeps_no_half_answer(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """`mine` answers an interrupt with what it has: neither while kernels are loaded nor as a reference is that kept."""
+    schedule, scheduled = LocalSearch.schedule, 0
+
+    def interrupted(self: LocalSearch, accelerator: Accelerator, origin: str) -> Candidate:
+        nonlocal scheduled
+        scheduled += 1
+        if scheduled == at:
+            raise KeyboardInterrupt
+        return schedule(self, accelerator, origin)
+
+    monkeypatch.setattr(LocalSearch, "schedule", interrupted)
+    document(capsys, *BENCH, code=130)
+    assert not list(Path("out").glob("references/*.json"))
+    found = document(capsys, *BENCH)["references"][0]
+    assert found["figure"] == document(capsys, *BENCH[:-1], "whole")["references"][0]["figure"]
 
 
 def test_workers_share_the_workloads_and_find_the_same(capsys: Captured) -> None:

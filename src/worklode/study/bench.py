@@ -22,7 +22,7 @@ from worklode.search.evaluate import Evaluator
 from worklode.search.exhaustive import worker_context
 from worklode.search.grid import Grid
 from worklode.search.local import LocalSearchOptions
-from worklode.search.mining import mine
+from worklode.search.mining import MiningResult, mine
 from worklode.search.objective import Limits, Objective
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.run_directory import MANIFEST, RESULT, RunContent, manifest
@@ -319,7 +319,7 @@ def _reference(made: Contest, baseline: Accelerator | None) -> Reference:
     """What `mine` finds, proves, and takes."""
     problem = made.problem()
     started_cpu_s, started_s = time.process_time(), time.perf_counter()
-    result = mine(
+    result = mined_whole(
         problem.evaluators,
         made.grid.space,
         made.grid.technology,
@@ -343,9 +343,21 @@ def _reference(made: Contest, baseline: Accelerator | None) -> Reference:
     )
 
 
+def mined_whole(*parts: Any, **options: Any) -> MiningResult:
+    """`mine`, which answers an interrupt with what it has found: here that is no answer, and nothing keeps it.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    result = mine(*parts, **options)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
 def _warm(made: Contest, baseline: Accelerator | None) -> None:
     """Load every compiled kernel, so that no cell is charged for it."""
-    mine(
+    mined_whole(
         made.problem().evaluators,
         made.grid.space,
         made.grid.technology,

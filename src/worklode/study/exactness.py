@@ -35,9 +35,9 @@ from worklode.search.exact_search import mine_exactly
 from worklode.search.exhaustive import exhaustive
 from worklode.search.grid import Grid
 from worklode.search.local import ALONE, LocalSearch, LocalSearchOptions
-from worklode.search.mining import MiningResult, mine
+from worklode.search.mining import MiningResult
 from worklode.search.objective import Limits, Objective
-from worklode.study.bench import BenchRequest, BenchWorkload, Progress
+from worklode.study.bench import BenchRequest, BenchWorkload, Progress, mined_whole
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.exactness_rows import CoarseRow, ExactnessRow, PartRow, ScheduleRow, Searched, SpaceRow
 from worklode.study.sources import source_digest
@@ -142,7 +142,7 @@ class _Task:
         """`mine`."""
         space, technology = self.grid.space, self.grid.technology
         parts = (self.evaluators(), space, technology)
-        return mine(*parts, limits=self.limits, objective=self.objective, baseline=baseline, **options)
+        return mined_whole(*parts, limits=self.limits, objective=self.objective, baseline=baseline, **options)
 
 
 def _coarse_row(task: _Task) -> CoarseRow:
@@ -157,7 +157,10 @@ def _coarse_row(task: _Task) -> CoarseRow:
         search.run()
         if not search.candidates():
             return search, False
-        return search, prove(search, ProofOptions(max_evaluations=task.grid.space.size))[0].complete
+        certificate, _ = prove(search, ProofOptions(max_evaluations=task.grid.space.size))
+        if certificate.interrupted:
+            raise KeyboardInterrupt  # what it has proven so far is no answer here
+        return search, certificate.complete
 
     (pruned, complete), pruned_cpu_s = _timed(prune)
     exact = _searched(every.candidates, every.space_size, exhaustive_cpu_s)

@@ -15,9 +15,8 @@ from typing import Any
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_preset
 from worklode.search.evaluate import Evaluator
-from worklode.search.mining import mine
 from worklode.search.objective import Limits
-from worklode.study.bench import BenchRequest, BenchResult, Progress
+from worklode.study.bench import BenchRequest, BenchResult, Progress, mined_whole
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.claims import SpeedRow
 from worklode.study.sources import source_digest
@@ -296,7 +295,7 @@ def _common(request: BenchRequest, directory: BenchDirectory, progress: Progress
         progress("one design for all models", 0, 1)
     limits = replace(request.workloads[0].limits, hbm_bytes=max(one.limits.hbm_bytes for one in request.workloads))
     started_cpu_s, started_s = time.process_time(), time.perf_counter()
-    result = mine(
+    result = mined_whole(
         [one.evaluator for one in request.workloads],
         request.grid.space,
         request.grid.technology,
