@@ -190,7 +190,7 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
 def test_an_interrupt_of_what_mine_does_ends_the_bench_and_keeps_no_half_answer(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """`mine` answers an interrupt with what it has: neither while kernels are loaded nor as a reference is that kept."""
+    """`mine` answers an interrupt with what it has: that is no reference, and while kernels are loaded no reason to go on."""
     schedule, scheduled = LocalSearch.schedule, 0
 
     def interrupted(self: LocalSearch, accelerator: Accelerator, origin: str) -> Candidate:
@@ -420,3 +420,60 @@ def test_what_another_version_made_is_made_again(capsys: Captured) -> None:
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {str(path)}
     assert json.loads(path.read_text())["source_sha256"] != "of another version"
+
+
+BASE = """
+class Base:
+    def __init__(self, problem, seed):
+        self.problem, self.asked = problem, 0
+
+    def ask(self, most):
+        self.asked += 1
+        return [self.problem.start] if self.asked < 4 else []
+
+    def tell(self, results):
+        pass
+"""
+
+
+def test_a_searcher_of_a_file_may_be_added_and_runs_again_when_the_file_is_another(capsys: Captured) -> None:
+    Path("mine.py").write_text(BASE)
+    arguments = [*BENCH]
+    document(capsys, *arguments)
+    before = kept("out")
+    arguments[arguments.index("worklode,random,genetic")] = "worklode,random,mine.py:Base"
+    found = document(capsys, *arguments)["rows"]
+    added = kept("out")
+    assert found[-1]["evaluations"] == 3
+    assert {path: added[path] for path in before} == before and len(added) == 10
+    Path("mine.py").write_text(BASE.replace("< 4", "< 3"))
+    assert document(capsys, *arguments)["rows"][-1]["evaluations"] == 2
+    after = kept("out")
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("method", ["shortlist", "recommended"])
+def test_a_searcher_may_count_in_integers_of_numpy(capsys: Captured, method: str) -> None:
+    point = "tuple(np.int64(index) for index in self.problem.start)"
+    said = f"[{point}]" if method == "shortlist" else point
+    Path("counts.py").write_text(f"import numpy as np\n{BASE}\n    def {method}(self):\n        return {said}\n")
+    arguments = ("--space", "space.yaml", "--searchers", "counts.py:Base", "--seeds", "1", "--out", "out")
+    assert document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments)["rows"][0]["final_figure"] > 0.0
+
+
+@pytest.mark.parametrize("text", ["def make(:", "raise RuntimeError('at once')", "import json\njson.loads('{')"])
+def test_a_searcher_that_cannot_be_loaded_is_said(capsys: Captured, text: str) -> None:
+    Path("wrong.py").write_text(text)
+    arguments = ("--searchers", "wrong.py:make", "--out", "out")
+    message = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments, code=2)["error"]["message"]
+    assert "'wrong.py:make'" in message and "cannot be loaded" in message
+
+
+def test_a_budget_of_a_file_is_the_same_file(capsys: Captured) -> None:
+    Path("own.yaml").write_text("base: tpuv2\n")
+    arguments = [*BENCH]
+    arguments[arguments.index("tpuv2")] = "own.yaml"
+    document(capsys, *arguments)
+    Path("own.yaml").write_text("base: tpuv2\n# another\n")
+    failure = document(capsys, *arguments, code=2)
+    assert {fault["path"] for fault in failure["error"]["faults"]} == {"file_sha256"}

@@ -69,6 +69,7 @@ def run_reproduce(
     assert times is not None
     request, settings = bench_request(chosen, step, options)
     directory.open(settings)
+    _load_sources()
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
@@ -124,6 +125,17 @@ def run_reproduce(
         return evaluation_report(document)
 
     return Outcome(document=document, report=report, messages=messages)
+
+
+def _load_sources() -> None:
+    """Load what makes the parts, and know the digest of its source, before hours pass and it is another version."""
+    from importlib import import_module
+
+    from worklode.study.sources import source_digest
+
+    for name in ("search.mining", "study.exactness", "study.distributed_evaluation"):
+        import_module(f"worklode.{name}")
+        source_digest(f"worklode.{name}")
 
 
 def paper_models() -> tuple[str, ...]:
