@@ -190,7 +190,7 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
 def test_an_interrupt_of_what_mine_does_ends_the_bench_and_keeps_no_half_answer(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """`mine` answers an interrupt with what it has: that is no reference, and while kernels are loaded no reason to go on."""
+    """`mine` answers an interrupt with what it has: no reference, and no reason to go on."""
     schedule, scheduled = LocalSearch.schedule, 0
 
     def interrupted(self: LocalSearch, accelerator: Accelerator, origin: str) -> Candidate:
@@ -477,3 +477,57 @@ def test_a_budget_of_a_file_is_the_same_file(capsys: Captured) -> None:
     Path("own.yaml").write_text("base: tpuv2\n# another\n")
     failure = document(capsys, *arguments, code=2)
     assert {fault["path"] for fault in failure["error"]["faults"]} == {"file_sha256"}
+
+
+WAITING = """
+import os, time
+from pathlib import Path
+
+class Waiting:
+    def __init__(self, problem, seed):
+        pass
+
+    def ask(self, most):
+        Path(f"waits.{os.getpid()}").touch()
+        time.sleep(600.0)
+        return []
+
+    def tell(self, results):
+        pass
+"""
+
+
+def running(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_killed_with_workers_none_of_them_is_left(victim: str) -> None:
+    Path("waiting.py").write_text(WAITING)
+    Path("wide.py").write_text(NET.replace("64, 128", "64, 256").replace("128, 64", "256, 64"))
+    arguments = [*BENCH[:2], "wide.py:make", *BENCH[2:], "--workers", "2"]
+    arguments[arguments.index("worklode,random,genetic")] = "waiting.py:Waiting"
+    environment = {**os.environ, "PYTHONPATH": str(Path(worklode.__file__).parents[1])}
+    command = [sys.executable, "-m", "worklode", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        limit_s = time.monotonic() + 120.0
+        while len(list(Path().glob("waits.*"))) < 2 and time.monotonic() < limit_s:
+            time.sleep(0.02)
+        workers = [int(path.suffix[1:]) for path in Path().glob("waits.*")]
+        assert len(workers) == 2
+        os.kill(process.pid if victim == "parent" else workers[0], signal.SIGKILL)
+        try:
+            while any(map(running, workers)) and time.monotonic() < limit_s:
+                time.sleep(0.02)
+            assert not any(map(running, workers))
+        finally:
+            for worker in filter(running, workers):
+                os.kill(worker, signal.SIGKILL)
+        _, err = process.communicate(timeout=60.0)
+    if victim == "worker":
+        assert b"the same command goes on" in err and b"defect" not in err

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
+# A rival that had this much less than its time [1] is said to have: a budget is looked at between batches of designs.
+SHORT = 0.01
 SPEED_NUMBERS = ("its CPU", "over", "ours, whole", "over ours", "until its design", "over that", "fits often")
 RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "gap")
 ABOUT_SPEED = """\
@@ -74,7 +76,7 @@ def speed_sentences(claims: Document) -> Iterator[str]:
         reached = [row for row in ended if row["times_to_final"] >= wanted]
         least = min(ended, key=lambda row: float(row["times_to_final"]))
         whole = min(ended, key=lambda row: float(row["times_whole"]))
-        behind = max(rows, key=lambda row: float(row["worklode_over_best"]))
+        behind = max(claims["speed"], key=lambda row: float(row["worklode_over_best"]))
         best = (
             "worklode's design is the best anybody found on every model"
             if behind["worklode_over_best"] <= 1.0
@@ -103,10 +105,20 @@ def rival_sentences(claims: Document) -> Iterator[str]:
     """Whether any rival is ahead."""
     rows: Sequence[Document] = claims["rivals"]
     ahead = sorted((row for row in rows if row["ahead"] > 0.0), key=lambda row: -float(row["ahead"]))
-    runs = f"{len(rows)} runs on {len({row['model'] for row in rows})} models, {claims['times_more']:g} times the time"
+    models = len({row["model"] for row in rows})
+    runs = f"{len(rows)} comparisons on {models} models, {claims['times_more']:g} times the time"
+    short = [row for row in rows if row["times"] < claims["times_more"] * (1.0 - SHORT)]
+    if short:
+        least = min(short, key=lambda row: float(row["times"]))
+        runs += f" ({len(short)} had less; {_at(least)} {plain('')(least['times'])} times)"
     if not ahead:
-        nearest = max(rows, key=lambda row: float(row["ahead"]))
-        yield f"{runs}: none is better than `mine`; the nearest is {_at(nearest)}, {percent(-nearest['ahead'])} behind."
+        alike = sum(1 for row in rows if row["ahead"] == 0.0)
+        behind = [row for row in rows if row["ahead"] < 0.0]
+        said = f"{runs}: none is better than `mine`, and {alike} are as good"
+        if behind:
+            nearest = max(behind, key=lambda row: float(row["ahead"]))
+            said += f"; of the others the nearest is {_at(nearest)}, {_small(-nearest['ahead'])} behind"
+        yield said + "."
         return
     named = ", ".join(f"{_at(row)} by {_small(row['ahead'])}" for row in ahead)
     yield f"{runs}: {len(rows) - len(ahead)} are not better than `mine`; better are {named}."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -183,6 +187,9 @@ def run_bench(
                     done.result()
                     finished = sum(1 for one in running if one.done())
                     _tell(progress, f"{finished} of {len(running)} workloads", finished, len(running))
+            except BrokenProcessPool:
+                text = "a worker process was ended from outside, perhaps for its memory; the same command goes on"
+                raise WorklodeError(text) from None
             except BaseException:
                 for process in list(pool._processes.values()):
                     process.terminate()  # what it had under way can be gone on with
@@ -197,6 +204,15 @@ _task: list[tuple[BenchRequest, BenchDirectory]] = []
 
 def _take_task(request: BenchRequest, directory: BenchDirectory) -> None:
     _task[:] = [(request, directory)]
+    threading.Thread(target=_end_with_parent, daemon=True, name="worklode-parent").start()
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it: what it does would be done twice when the command goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_remembered(index: int) -> tuple[Reference, list[Cell]]:

@@ -34,13 +34,13 @@ _OWN = "worklode"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRow:
-    """worklode's search and an opponent's on one model; of an opponent with several seeds the median by CPU time.
+    """worklode's search and an opponent's on one model; of several seeds the median by CPU time, of two the lesser.
 
     Attributes:
         model, opponent: which.
         opponent_cpu_s: CPU time of the opponent's run [s].
         opponent_finished: it came to its own end; otherwise it would have taken longer.
-        opponent_over_best: figure of its final design over the best anybody found.
+        opponent_over_best: figure of its final design over the best anybody found, rivals with more time among them.
         worklode_cpu_s: CPU time of worklode's run, proof and thorough schedules included [s].
         worklode_to_final_cpu_s: of that, until it had asked for the design it ended with [s].
         worklode_over_best: figure of that design over the best anybody found.
@@ -95,21 +95,25 @@ class RivalRow:
     gap: float | None
 
 
-def speed_rows(result: BenchResult, sequential: Mapping[str, float] | None = None) -> tuple[SpeedRow, ...]:
+def speed_rows(
+    result: BenchResult, sequential: Mapping[str, float] | None = None, rivals: Sequence[RivalRow] = ()
+) -> tuple[SpeedRow, ...]:
     """Speed on every model that both have a design of, in the order of the models.
 
     Args:
         result: of the evaluation's bench.
         sequential: see `sequential_designs`.
+        rivals: what others found.
     """
-    return tuple(_speed_rows(result, sequential or {}))
+    return tuple(_speed_rows(result, sequential or {}, rivals))
 
 
-def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterator[SpeedRow]:
+def _speed_rows(result: BenchResult, sequential: Mapping[str, float], rivals: Sequence[RivalRow]) -> Iterator[SpeedRow]:
     for reference in result.references:
         of_model = [cell for cell in result.cells if cell.workload == reference.workload]
         own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
         finals = [cell.final_figure for cell in of_model if cell.final_figure is not None]
+        finals += [row.figure for row in rivals if row.model == reference.workload]
         if own is None or own.final_figure is None or own.final_cpu_s is None:
             continue
         best = min([*finals, *([] if reference.figure is None else [reference.figure])])
@@ -117,7 +121,7 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterato
             cells = sorted((cell.cpu_s, cell.seed, cell) for cell in of_model if cell.searcher == opponent)
             if not cells:
                 continue
-            cell = cells[len(cells) // 2][2]
+            cell = cells[(len(cells) - 1) // 2][2]
             design_s = sequential.get(reference.workload) if opponent == _SEQUENTIAL else None
             all_s = None if design_s is None else design_s * DESIGNS
             yield SpeedRow(
@@ -155,13 +159,17 @@ def sequential_designs(
         if known is None:
             if progress is not None:
                 progress(f"{workload.name}: one design, fitted after every sample", index, len(request.workloads))
-            known = {"workload": workload.name, "cpu_s": _sequential_design(request, workload)}
+            cpu_s = _sequential_design(request, workload)
+            if cpu_s is None:
+                continue
+            known = {"workload": workload.name, "cpu_s": cpu_s}
             directory.write_reference(name, known, source=source)
         found[workload.name] = float(known["cpu_s"])
     return found
 
 
-def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float:
+def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float | None:
+    """CPU time [s] of one design; None where none keeps the limits."""
     from worklode.search.contest.mapping_search import MappingSearchOptions
     from worklode.search.contest.spotlight import SpotlightOptions, SpotlightTraining
 
@@ -173,11 +181,24 @@ def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float:
     for mappings in (MappingSearchOptions(samples=12), MappingSearchOptions(batch=1)):
         problem = made.problem()
         searcher = SpotlightTraining(problem, 0, SpotlightOptions(mappings=mappings))
-        point = problem.start or searcher.ask(1)[0]
+        point = problem.start or next(iter(searcher.ask(1)), None)
+        if point is None:
+            return None
         started_s = time.process_time()
         searcher.tell([Told(point=point, figure=None, excess=0.0)])
         times.append(time.process_time() - started_s)
     return times[-1]
+
+
+def open_rivals(settings: Mapping[str, Any], directory: BenchDirectory, times: float) -> BenchDirectory:
+    """The folder of the rivals; arguments as for `rival_rows`.
+
+    Raises:
+        SpecError: they were run with other settings.
+    """
+    own = BenchDirectory(directory.path / RIVALS_FOLDER)
+    own.open({**settings, "times_mine": times})
+    return own
 
 
 def rival_rows(
@@ -203,8 +224,7 @@ def rival_rows(
     """
     if not rivals:
         return ()
-    own = BenchDirectory(directory.path / RIVALS_FOLDER)
-    own.open({**settings, "times_mine": times})
+    own = open_rivals(settings, directory, times)
     budget = Budget(evaluations=ENOUGH_EVALUATIONS, times_mine=times)
     asked = replace(request, searchers=tuple(rivals), budget=budget)
     result = run_bench(asked, own, progress, workers=workers)
