@@ -77,6 +77,8 @@ def searcher_maker(name: str) -> Maker:
     except ModuleNotFoundError as error:
         problem = f"needs a package that is not installed ({error.name})"
         raise SpecError(_unknown(name, problem, "pip install 'worklode[bench]'")) from None
+    except SpecError:
+        raise
     except (ImportError, AttributeError) as error:
         raise SpecError(_unknown(name, f"cannot be loaded: {error}")) from None
     except Exception as error:  # whatever the module of a user's searcher does while it is loaded
