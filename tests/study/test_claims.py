@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -83,6 +83,8 @@ def test_where_somebody_has_no_design_or_was_stopped_nothing_is_claimed() -> Non
     assert speed_rows(result([cell("a", "spotlight-like", 1.0, 9.0, 1.0)], reference("a", 1.0))) == ()
     nothing = [cell("a", "worklode", None, 1.0, 0.0), cell("a", "spotlight-like", None, 9.0, 0.0)]
     assert speed_rows(result(nothing, reference("a", None))) == ()
+    cut = replace(CELLS[0], finished=False)
+    assert speed_rows(result([cut, *CELLS[1:3]], reference("a", 1.0))) == ()
     stopped = [asdict(row) | {"opponent_finished": False} for row in SPEED]
     assert all("nothing is said of its time" in line for line in speed_sentences(document(speed=stopped)))
 

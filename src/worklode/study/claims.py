@@ -98,7 +98,7 @@ class RivalRow:
 def speed_rows(
     result: BenchResult, sequential: Mapping[str, float] | None = None, rivals: Sequence[RivalRow] = ()
 ) -> tuple[SpeedRow, ...]:
-    """Speed on every model that both have a design of, in the order of the models.
+    """Speed on every model that both have a design of and worklode came to its end on, in the order of the models.
 
     Args:
         result: of the evaluation's bench.
@@ -114,8 +114,8 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float], rivals: Se
         own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
         finals = [cell.final_figure for cell in of_model if cell.final_figure is not None]
         finals += [row.figure for row in rivals if row.model == reference.workload]
-        if own is None or own.final_figure is None or own.final_cpu_s is None:
-            continue
+        if own is None or own.final_figure is None or own.final_cpu_s is None or not own.finished:
+            continue  # a run of worklode's that was stopped has no proof, and would have taken longer
         best = min([*finals, *([] if reference.figure is None else [reference.figure])])
         for opponent in OPPONENTS:
             cells = sorted((cell.cpu_s, cell.seed, cell) for cell in of_model if cell.searcher == opponent)
