@@ -57,7 +57,7 @@ def claims_lines(claims: Document) -> Iterator[str]:
         yield from markdown_table([speed_row(row) for row in claims["speed"]])
     yield "## Rivals that are given more time\n"
     if not claims["rivals"]:
-        yield "Not run (`--rivals`).\n"
+        yield "No row: none was run (`--rivals`), or none found a design within the limits.\n"
         return
     yield from (f"{line}\n" for line in rival_sentences(claims))
     yield ABOUT_RIVALS
