@@ -102,7 +102,9 @@ def test_sentences_say_the_least_ratio_and_on_how_many_models_it_is_reached() ->
 
 
 def test_a_design_that_a_rival_found_counts_among_the_best() -> None:
-    found = _rival_rows(result([cell("a", "genetic", 0.8, 200.0, 5.0)], reference("a", 1.0), searchers=("genetic",)))
+    found = _rival_rows(
+        result([cell("a", "genetic", 0.8, 200.0, 5.0)], reference("a", 1.0), searchers=("genetic",)), {}
+    )
     first, *_ = speed_rows(result(CELLS, reference("a", 1.0)), rivals=list(found))
     assert (first.opponent_over_best, first.worklode_over_best) == pytest.approx((1.5, 1.25))
 
@@ -122,7 +124,7 @@ RIVALS = [
 
 def test_of_a_rival_the_best_seed_counts_and_one_that_is_ahead_is_named() -> None:
     found = result(RIVALS, reference("a", 1.0), reference("b", 1.0), searchers=("random", "genetic"))
-    rows = list(_rival_rows(found))
+    rows = list(_rival_rows(found, {}))
     assert [(row.model, row.rival, row.seed) for row in rows] == [("a", "random", 1), ("a", "genetic", 0)]
     assert [row.ahead for row in rows] == pytest.approx([-0.02, 0.001])
     assert rows[0].times == pytest.approx(101.0) and rows[0].gap == pytest.approx(1.02 / 0.9 - 1.0)
@@ -144,7 +146,14 @@ def test_the_page_has_every_row_and_says_where_nothing_ran() -> None:
 
 def test_a_rival_that_is_as_good_or_had_less_time_is_said() -> None:
     cells = [cell("a", "random", 1.0, 203.0, 5.0), cell("a", "genetic", 1.0, 6.0, 5.0)]
-    rows = [asdict(row) for row in _rival_rows(result(cells, reference("a", 1.0), searchers=("random", "genetic")))]
+    rows = [asdict(row) for row in _rival_rows(result(cells, reference("a", 1.0), searchers=("random", "genetic")), {})]
     (said,) = rival_sentences(document(rivals=rows))
     assert "(1 had less; genetic on a 3.00 times)" in said
     assert said.endswith("none is better than `mine`, and 2 are as good.")
+
+
+def test_of_a_rival_its_finalists_as_mine_would_have_them_count() -> None:
+    found = result(RIVALS[:2], reference("a", 1.0), searchers=("random",))
+    (row,) = _rival_rows(found, {("a", "random", 0): 0.99, ("a", "random", 1): 1.01})
+    assert (row.seed, row.figure, row.judged_figure) == (0, 0.99, 1.05)
+    assert row.ahead == pytest.approx(0.01)

@@ -111,7 +111,9 @@ def run_reproduce(
         copies = write.with_suffix("")
         copies.mkdir(parents=True, exist_ok=True)
         for name in (*TABLES, *DISTRIBUTED_TABLES):
-            (copies / name).unlink(missing_ok=True)  # an empty table has no file, nor has one of a part that is left out
+            (copies / name).unlink(
+                missing_ok=True
+            )  # an empty table has no file, nor has one of a part that is left out
             if (directory.path / name).is_file():
                 copyfile(directory.path / name, copies / name)
         write.write_text(evaluation_page(document, f"of the folder `{copies.name}`"), encoding="utf-8")

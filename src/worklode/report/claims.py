@@ -17,18 +17,21 @@ Document = Mapping[str, Any]
 # A rival that had this much less than its time [1] is said to have: a budget is looked at between batches of designs.
 SHORT = 0.01
 SPEED_NUMBERS = ("its CPU", "over", "ours, whole", "over ours", "until its design", "over that", "fits often")
-RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "gap")
+RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "as judged", "gap")
 ABOUT_SPEED = """\
 CPU seconds of the run at its default budget, and how far its design is above the best anybody found; then of worklode's
 run, proof and thorough schedules included, and of the part of it until worklode had asked for the design it ended with.
+That this is the one it knows at the end, by thorough schedules and its proof: the second time is for reaching the
+design, the first for knowing so.
 *fits often*: the same two ratios if Spotlight-like fits its process after every sample, and not once for ten, which is
 an assumption (the sizes of batches of its paper were not at hand): measured for one design, the budget's, times
 {designs}.
 """
 ABOUT_RIVALS = """\
 Searchers that do not end by themselves, each given so many times the CPU time that `mine` takes for the model, proof
-and report included. *ahead*: how far the best design of the rival is below that of `mine`, both on schedules of the
-utmost effort; negative where `mine` is better. *gap*: the rival's design over the bound that `mine` proves.
+and report included. *ahead*: how far the best design of the rival is below that of `mine`, both with
+their finalists scheduled as `mine` schedules its own; negative where `mine` is better. *as judged*: the same by the
+rules of the bench, which schedule fewer finalists with the utmost effort. *gap*: the rival's design over the bound that `mine` proves.
 """
 
 
@@ -151,6 +154,7 @@ def rival_row(row: Document) -> dict[str, str]:
         "figure": f"{row['figure']:.5g}",
         "mine": f"{row['mine_figure']:.5g}",
         "ahead": _small(row["ahead"]),
+        "as judged": _small(1.0 - row["judged_figure"] / row["mine_figure"]),
         "gap": percent(row["gap"]),
     }
 

@@ -227,7 +227,7 @@ def _run_workload(
     # Before anything runs: what lies there hours later may be another version than what is running.
     sources = {name: _source(name) for name in (*request.searchers, None)}
     workload = request.workloads[index]
-    made = _contest(request, workload)
+    made = contest_of(request, workload)
     places = list(_cells_of(request))
     known = [_known_cell(directory, workload.name, name, seed, sources[name]) for name, seed in places]
     reference = _known_reference(directory, workload.name, sources[None])
@@ -313,7 +313,8 @@ def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
                 yield name, seed
 
 
-def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:
+def contest_of(request: BenchRequest, workload: BenchWorkload) -> Contest:
+    """The contest of one workload of a bench, nothing remembered yet."""
     start = None if request.baseline is None else request.grid.below(request.baseline)
     parts = (workload.name, [workload.evaluator], [1.0], request.grid, workload.limits, request.objective, start)
     return contest(*parts)

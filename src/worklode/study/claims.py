@@ -13,10 +13,10 @@ from typing import Any
 
 from worklode.search.contest.cell import Budget, Cell
 from worklode.search.contest.interface import Told
-from worklode.search.contest.judging import contest
 from worklode.search.contest.registry import own_module
-from worklode.study.bench import BenchRequest, BenchResult, BenchWorkload, Progress, run_bench
+from worklode.study.bench import BenchRequest, BenchResult, BenchWorkload, Progress, contest_of, run_bench
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.finals import known_finals
 from worklode.study.sources import source_digest
 
 # What is claimed (issue texts of this project): so many times less CPU time than Spotlight-like at its default budget,
@@ -77,7 +77,8 @@ class RivalRow:
         cpu_s: CPU time it took [s].
         mine_cpu_s: CPU time of `mine`, proof and report included [s].
         times: `cpu_s` over `mine_cpu_s`.
-        figure, mine_figure: of the best design, schedules of the utmost effort.
+        figure, mine_figure: of the best design, finalists of both treated as `mine` treats its own (`study.finals`).
+        judged_figure: of the rival's run as the bench judges it, which schedules fewer with the utmost effort.
         ahead: how far the rival's figure is below that of `mine` [1]; at most 0 where it found nothing better.
         gap: of the rival's figure over the bound that `mine` proves, less 1 [1].
     """
@@ -90,6 +91,7 @@ class RivalRow:
     mine_cpu_s: float
     times: float
     figure: float
+    judged_figure: float
     mine_figure: float
     ahead: float
     gap: float | None
@@ -174,8 +176,7 @@ def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float 
     from worklode.search.contest.spotlight import SpotlightOptions, SpotlightTraining
 
     assert SpotlightOptions().samples == DESIGNS
-    start = None if request.baseline is None else request.grid.below(request.baseline)
-    made = contest(workload.name, [workload.evaluator], [1.0], request.grid, workload.limits, request.objective, start)
+    made = contest_of(request, workload)
     times = []
     # The first search loads compiled kernels, and is not counted.
     for mappings in (MappingSearchOptions(samples=12), MappingSearchOptions(batch=1)):
@@ -228,22 +229,31 @@ def rival_rows(
     budget = Budget(evaluations=ENOUGH_EVALUATIONS, times_mine=times)
     asked = replace(request, searchers=tuple(rivals), budget=budget)
     result = run_bench(asked, own, progress, workers=workers)
-    return tuple(_rival_rows(result))
+    finals: dict[tuple[str, str, int], float] = {}
+    for workload in asked.workloads:
+        if progress is not None:
+            progress(f"{workload.name}: finalists of rivals", len(finals), len(result.cells))
+        cells = [cell for cell in result.cells if cell.workload == workload.name and not cell.judges_itself]
+        for key, figure in known_finals(contest_of(asked, workload), cells, own).items():
+            finals[workload.name, *key] = figure
+    return tuple(_rival_rows(result, finals))
 
 
-def _rival_rows(result: BenchResult) -> Iterator[RivalRow]:
+def _rival_rows(result: BenchResult, finals: Mapping[tuple[str, str, int], float]) -> Iterator[RivalRow]:
+    """Rows; `finals` by model, rival and seed, where they are better than what the bench judges."""
     for reference in result.references:
         for rival in result.request.searchers:
             found = [
-                (cell.final_figure, cell.seed, cell)
+                (finals.get((cell.workload, rival, cell.seed), cell.final_figure), cell.seed, cell)
                 for cell in result.cells
                 if (cell.workload, cell.searcher) == (reference.workload, rival) and cell.final_figure is not None
             ]
             if found and reference.figure is not None:
-                yield _rival_row(min(found)[2], reference.figure, reference.bound, reference.cpu_s)
+                figure, _, cell = min(found)
+                yield _rival_row(cell, figure, reference.figure, reference.bound, reference.cpu_s)
 
 
-def _rival_row(cell: Cell, mine_figure: float, bound: float | None, mine_cpu_s: float) -> RivalRow:
+def _rival_row(cell: Cell, figure: float, mine_figure: float, bound: float | None, mine_cpu_s: float) -> RivalRow:
     assert cell.final_figure is not None
     return RivalRow(
         model=cell.workload,
@@ -253,8 +263,9 @@ def _rival_row(cell: Cell, mine_figure: float, bound: float | None, mine_cpu_s: 
         cpu_s=cell.cpu_s,
         mine_cpu_s=mine_cpu_s,
         times=cell.cpu_s / mine_cpu_s,
-        figure=cell.final_figure,
+        figure=figure,
+        judged_figure=cell.final_figure,
         mine_figure=mine_figure,
-        ahead=1.0 - cell.final_figure / mine_figure,
-        gap=None if bound is None else cell.final_figure / bound - 1.0,
+        ahead=1.0 - figure / mine_figure,
+        gap=None if bound is None else figure / bound - 1.0,
     )

@@ -295,12 +295,14 @@ def _warm(task: _Task, baseline: Accelerator | None) -> None:
 
 
 def _known(directory: BenchDirectory, model: str) -> ExactnessRow | None:
-    """A finished row; None where its file is missing or damaged: it is made again."""
+    """A finished row; None where it is made again: none there, a damaged one, or OR-tools was missing and is there."""
     document = directory.reference(_FILE + model, source=source_digest(__name__))
     try:
-        return None if document is None else ExactnessRow.from_dict(document)
+        row = None if document is None else ExactnessRow.from_dict(document)
     except (KeyError, TypeError):
         return None
+    skipped = row is not None and row.schedule is not None and row.schedule.skipped is not None
+    return None if skipped and find_spec("ortools") is not None else row
 
 
 def _over(figure: float | None, exact: float | None) -> float | None:
