@@ -29,9 +29,9 @@ an assumption (the sizes of batches of its paper were not at hand): measured for
 """
 ABOUT_RIVALS = """\
 Searchers that do not end by themselves, each given so many times the CPU time that `mine` takes for the model, proof
-and report included. *ahead*: how far the best design of the rival is below that of `mine`, both with
-their finalists scheduled as `mine` schedules its own; negative where `mine` is better. *as judged*: the same by the
-rules of the bench, which schedule fewer finalists with the utmost effort. *gap*: the rival's design over the bound that `mine` proves.
+and report included. *ahead*: how far the best design of the rival is below that of `mine`, finalists of both scheduled
+as `mine` schedules its own; negative where `mine` is better. *as judged*: the same by the rules of the bench, which
+schedule fewer finalists with the utmost effort. *gap*: the rival's design over the bound that `mine` proves.
 """
 
 
