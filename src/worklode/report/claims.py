@@ -72,9 +72,9 @@ def speed_sentences(claims: Document) -> Iterator[str]:
     wanted = claims["times_less"]
     for opponent in dict.fromkeys(row["opponent"] for row in claims["speed"]):
         rows = [row for row in claims["speed"] if row["opponent"] == opponent]
-        ended = [row for row in rows if row["opponent_finished"]]
+        ended = [row for row in rows if row["opponent_finished"] and row["worklode_finished"]]
         if not ended:
-            yield f"{opponent}: no run came to its own end, so nothing is said of its time."
+            yield f"{opponent}: on no model both came to their own end, so nothing is said of its time."
             continue
         reached = [row for row in ended if row["times_to_final"] >= wanted]
         least = min(ended, key=lambda row: float(row["times_to_final"]))
@@ -135,7 +135,7 @@ def speed_row(row: Document) -> dict[str, str]:
         "opponent": str(row["opponent"]),
         "its CPU": ("" if row["opponent_finished"] else "> ") + seconds(row["opponent_cpu_s"]),
         "over": MISSING if over is None else percent(over - 1.0),
-        "ours, whole": seconds(row["worklode_cpu_s"]),
+        "ours, whole": ("" if row["worklode_finished"] else "> ") + seconds(row["worklode_cpu_s"]),
         "over ours": plain("")(row["times_whole"]),
         "until its design": seconds(row["worklode_to_final_cpu_s"]),
         "over that": plain("")(row["times_to_final"]),
@@ -169,7 +169,9 @@ def _small(share: float) -> str:
 
 
 def _models(ended: int, all_of_them: int) -> str:
-    return f"{ended} models" if ended == all_of_them else f"{ended} of {all_of_them} models where it came to its end"
+    return (
+        f"{ended} models" if ended == all_of_them else f"{ended} of {all_of_them} models where both came to their end"
+    )
 
 
 def _at(row: Document) -> str:

@@ -41,6 +41,7 @@ class SpeedRow:
         opponent_cpu_s: CPU time of the opponent's run [s].
         opponent_finished: it came to its own end; otherwise it would have taken longer.
         opponent_over_best: figure of its final design over the best anybody found, rivals with more time among them.
+        worklode_finished: so did worklode's; one that was stopped has no proof, and says nothing of its speed.
         worklode_cpu_s: CPU time of worklode's run, proof and thorough schedules included [s].
         worklode_to_final_cpu_s: of that, until it had asked for the design it ended with [s].
         worklode_over_best: figure of that design over the best anybody found.
@@ -56,6 +57,7 @@ class SpeedRow:
     opponent_cpu_s: float
     opponent_finished: bool
     opponent_over_best: float | None
+    worklode_finished: bool
     worklode_cpu_s: float
     worklode_to_final_cpu_s: float
     worklode_over_best: float
@@ -100,7 +102,7 @@ class RivalRow:
 def speed_rows(
     result: BenchResult, sequential: Mapping[str, float] | None = None, rivals: Sequence[RivalRow] = ()
 ) -> tuple[SpeedRow, ...]:
-    """Speed on every model that both have a design of and worklode came to its end on, in the order of the models.
+    """Speed on every model that both have a design of, in the order of the models.
 
     Args:
         result: of the evaluation's bench.
@@ -116,8 +118,8 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float], rivals: Se
         own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
         finals = [cell.final_figure for cell in of_model if cell.final_figure is not None]
         finals += [row.figure for row in rivals if row.model == reference.workload]
-        if own is None or own.final_figure is None or own.final_cpu_s is None or not own.finished:
-            continue  # a run of worklode's that was stopped has no proof, and would have taken longer
+        if own is None or own.final_figure is None or own.final_cpu_s is None:
+            continue
         best = min([*finals, *([] if reference.figure is None else [reference.figure])])
         for opponent in OPPONENTS:
             cells = sorted((cell.cpu_s, cell.seed, cell) for cell in of_model if cell.searcher == opponent)
@@ -132,6 +134,7 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float], rivals: Se
                 opponent_cpu_s=cell.cpu_s,
                 opponent_finished=cell.finished,
                 opponent_over_best=None if cell.final_figure is None else cell.final_figure / best,
+                worklode_finished=own.finished,
                 worklode_cpu_s=own.cpu_s,
                 worklode_to_final_cpu_s=own.final_cpu_s,
                 worklode_over_best=own.final_figure / best,

@@ -182,7 +182,8 @@ def headlines(rows: Sequence[DesignRow], speed: Sequence[SpeedRow] = ()) -> tupl
         # A search that was stopped would have taken longer by itself: nothing is said of its time.
         times = ratios(searcher, "search_cpu_s", inverse=True, finished=True)
         found.append(_headline(f"search time of {searcher} over ours, proof included", LESS_SEARCH_TIME, times))
-        until = [row.times_to_final for row in speed if row.opponent == searcher and row.opponent_finished]
+        ended = [row for row in speed if row.opponent == searcher and row.opponent_finished and row.worklode_finished]
+        until = [row.times_to_final for row in ended]
         found.append(_headline(f"search time of {searcher} over ours until our design", LESS_SEARCH_TIME, until))
         figures = ratios(searcher, "samples_per_s")
         found.append(_headline(f"throughput over the design of {searcher}", OVER_SPOTLIGHT, figures))
