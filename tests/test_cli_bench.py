@@ -18,6 +18,9 @@ pytest.importorskip("torch", reason="workloads are captured with torch")
 
 import worklode
 from worklode import cli
+from worklode.hardware.accelerator import Accelerator
+from worklode.search.candidate import Candidate
+from worklode.search.local import LocalSearch
 
 Captured = pytest.CaptureFixture[str]
 
@@ -181,6 +184,27 @@ def test_an_interrupt_keeps_what_is_finished(capsys: Captured, monkeypatch: pyte
     assert [row["searcher"] for row in found["rows"]] == ["worklode", "interrupting.py:Interrupting"]
     after = kept("out")
     assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("at", [2, 40])
+def test_an_interrupt_of_what_mine_does_ends_the_bench_and_keeps_no_half_answer(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """`mine` answers an interrupt with what it has: no reference, and no reason to go on."""
+    schedule, scheduled = LocalSearch.schedule, 0
+
+    def interrupted(self: LocalSearch, accelerator: Accelerator, origin: str) -> Candidate:
+        nonlocal scheduled
+        scheduled += 1
+        if scheduled == at:
+            raise KeyboardInterrupt
+        return schedule(self, accelerator, origin)
+
+    monkeypatch.setattr(LocalSearch, "schedule", interrupted)
+    document(capsys, *BENCH, code=130)
+    assert not list(Path("out").glob("references/*.json"))
+    found = document(capsys, *BENCH)["references"][0]
+    assert found["figure"] == document(capsys, *BENCH[:-1], "whole")["references"][0]["figure"]
 
 
 def test_workers_share_the_workloads_and_find_the_same(capsys: Captured) -> None:
@@ -400,3 +424,114 @@ def test_what_another_version_made_is_made_again(capsys: Captured) -> None:
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {str(path)}
     assert json.loads(path.read_text())["source_sha256"] != "of another version"
+
+
+BASE = """
+class Base:
+    def __init__(self, problem, seed):
+        self.problem, self.asked = problem, 0
+
+    def ask(self, most):
+        self.asked += 1
+        return [self.problem.start] if self.asked < 4 else []
+
+    def tell(self, results):
+        pass
+"""
+
+
+def test_a_searcher_of_a_file_may_be_added_and_runs_again_when_the_file_is_another(capsys: Captured) -> None:
+    Path("mine.py").write_text(BASE)
+    arguments = [*BENCH]
+    document(capsys, *arguments)
+    before = kept("out")
+    arguments[arguments.index("worklode,random,genetic")] = "worklode,random,mine.py:Base"
+    found = document(capsys, *arguments)["rows"]
+    added = kept("out")
+    assert found[-1]["evaluations"] == 3
+    assert {path: added[path] for path in before} == before and len(added) == 10
+    Path("mine.py").write_text(BASE.replace("< 4", "< 3"))
+    assert document(capsys, *arguments)["rows"][-1]["evaluations"] == 2
+    after = kept("out")
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize("method", ["shortlist", "recommended"])
+def test_a_searcher_may_count_in_integers_of_numpy(capsys: Captured, method: str) -> None:
+    point = "tuple(np.int64(index) for index in self.problem.start)"
+    said = f"[{point}]" if method == "shortlist" else point
+    Path("counts.py").write_text(f"import numpy as np\n{BASE}\n    def {method}(self):\n        return {said}\n")
+    arguments = ("--space", "space.yaml", "--searchers", "counts.py:Base", "--seeds", "1", "--out", "out")
+    assert document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments)["rows"][0]["final_figure"] > 0.0
+
+
+@pytest.mark.parametrize("text", ["def make(:", "raise RuntimeError('at once')", "import json\njson.loads('{')"])
+def test_a_searcher_that_cannot_be_loaded_is_said(capsys: Captured, text: str) -> None:
+    Path("wrong.py").write_text(text)
+    arguments = ("--searchers", "wrong.py:make", "--out", "out")
+    message = document(capsys, "bench", "net.py:make", "--budget", "tpuv2", *arguments, code=2)["error"]["message"]
+    assert "'wrong.py:make'" in message and "cannot be loaded" in message
+
+
+def test_a_budget_of_a_file_is_the_same_file(capsys: Captured) -> None:
+    Path("own.yaml").write_text("base: tpuv2\n")
+    arguments = [*BENCH]
+    arguments[arguments.index("tpuv2")] = "own.yaml"
+    document(capsys, *arguments)
+    Path("own.yaml").write_text("base: tpuv2\n# another\n")
+    failure = document(capsys, *arguments, code=2)
+    assert {fault["path"] for fault in failure["error"]["faults"]} == {"file_sha256"}
+
+
+WAITING = """
+import os, time
+from pathlib import Path
+
+class Waiting:
+    def __init__(self, problem, seed):
+        pass
+
+    def ask(self, most):
+        Path(f"waits.{os.getpid()}").touch()
+        time.sleep(600.0)
+        return []
+
+    def tell(self, results):
+        pass
+"""
+
+
+def running(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_killed_with_workers_none_of_them_is_left(victim: str) -> None:
+    Path("waiting.py").write_text(WAITING)
+    Path("wide.py").write_text(NET.replace("64, 128", "64, 256").replace("128, 64", "256, 64"))
+    arguments = [*BENCH[:2], "wide.py:make", *BENCH[2:], "--workers", "2"]
+    arguments[arguments.index("worklode,random,genetic")] = "waiting.py:Waiting"
+    environment = {**os.environ, "PYTHONPATH": str(Path(worklode.__file__).parents[1])}
+    command = [sys.executable, "-m", "worklode", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        limit_s = time.monotonic() + 120.0
+        while len(list(Path().glob("waits.*"))) < 2 and time.monotonic() < limit_s:
+            time.sleep(0.02)
+        workers = [int(path.suffix[1:]) for path in Path().glob("waits.*")]
+        assert len(workers) == 2
+        os.kill(process.pid if victim == "parent" else workers[0], signal.SIGKILL)
+        try:
+            while any(map(running, workers)) and time.monotonic() < limit_s:
+                time.sleep(0.02)
+            assert not any(map(running, workers))
+        finally:
+            for worker in filter(running, workers):
+                os.kill(worker, signal.SIGKILL)
+        _, err = process.communicate(timeout=60.0)
+    if victim == "worker":
+        assert b"the same command goes on" in err and b"defect" not in err

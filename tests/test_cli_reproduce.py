@@ -104,3 +104,23 @@ def test_a_budget_without_a_network_is_said(capsys: Captured) -> None:
     out, err = capsys.readouterr()
     assert json.loads(out)["distributed"] is None
     assert "many devices left out" in err and "no network is known for nvdla-large" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rivals", "magic"), "--rivals: no such searcher"),
+        (("--rivals-time", "5"), "--rivals-time: is no multiple"),
+        (("--write", "page"), "--write: page would be file and folder"),
+        (("--write", "folder.md"), "is in the way"),
+        (("--write", "net.md"), "is in the way"),
+    ],
+)
+def test_what_is_asked_in_vain_is_refused_before_anything_is_measured(
+    capsys: Captured, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("folder.md").mkdir()
+    Path("net").touch()
+    assert cli.run(("reproduce", "net.py:make", *SEARCH[:4], *arguments, "--out", "out", "--json")) == 2
+    assert message in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not Path("out").exists()

@@ -99,10 +99,16 @@ def test_without_or_tools_the_exact_schedule_is_skipped_and_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exactness, "find_spec", lambda name: None)
-    (row,) = exactness_rows(request_of(0, limits=Limits()), BenchDirectory(tmp_path))
+    request, directory = request_of(0, limits=Limits()), BenchDirectory(tmp_path)
+    (row,) = exactness_rows(request, directory)
     assert row.schedule is not None
     assert (row.schedule.exact, row.schedule.skipped) == (None, exactness.NO_SOLVER)
     assert csv_rows([row])[0]["schedule_skipped"] == exactness.NO_SOLVER
+    assert exactness_rows(request, directory) == (row,)
+    monkeypatch.undo()
+    pytest.importorskip("ortools")
+    (again,) = exactness_rows(request, directory)
+    assert again.schedule is not None and again.schedule.exact is not None
 
 
 def test_a_finished_row_is_read_and_a_damaged_one_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

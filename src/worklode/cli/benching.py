@@ -173,14 +173,15 @@ def _finite_limits(limits: Any) -> dict[str, float | None]:
 
 
 def _files(options: BenchOptions) -> dict[str, str]:
-    """Digests of the user's files that are read where they lie: constants, and searchers."""
+    """Digests of the user's files that are read where they lie: constants, and the budget.
+
+    Those of searchers are with their runs: searchers may be added to a bench.
+    """
+    from worklode.hardware.presets import preset_names
     from worklode.study.cache import file_digest
 
-    searchers = [name.rpartition(":")[0] for name in options.searchers.split(",")]
-    names = [
-        *(name for name in searchers if name.endswith(".py")),
-        *([str(options.technology)] * bool(options.technology)),
-    ]
+    named = (options.technology, options.budget)
+    names = [str(name) for name in named if name is not None and name not in preset_names()]
     return {name: file_digest(Path(name)) for name in names}
 
 

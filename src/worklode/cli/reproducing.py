@@ -49,26 +49,23 @@ def run_reproduce(
         write: where a copy of the page goes.
     """
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
-    from worklode.study.bench import check_searchers, run_bench
+    from worklode.study.bench import run_bench
     from worklode.study.bench_directory import BenchDirectory
-    from worklode.study.claims import TIMES_LESS, rival_rows, sequential_designs, speed_rows
+    from worklode.study.claims import TIMES_LESS, open_rivals, rival_rows, sequential_designs, speed_rows
     from worklode.study.exactness import exactness_rows
     from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import design_rows, headlines
-    from worklode.units import parse_times
 
     started = datetime.now(UTC).astimezone()
     assert options.out is not None
     directory = BenchDirectory(options.out)
     chosen = models or paper_models()
-    opposed = tuple(dict.fromkeys(name.strip() for name in rivals.split(",") if name.strip()))
-    faults = Faults()
-    faults.collect(lambda: check_searchers(opposed, where="--rivals"))
-    times = faults.collect(lambda: parse_times(rivals_time, where="--rivals-time"))
-    faults.finish()
-    assert times is not None
+    opposed, times = _asked(rivals, rivals_time, write)
     request, settings = bench_request(chosen, step, options)
     directory.open(settings)
+    if opposed:
+        open_rivals(settings, directory, times)  # other settings of theirs are refused now, not when their turn comes
+    _load_sources()
     with shown_progress(quiet=step.quiet) as progress:
         result = run_bench(request, directory, progress, workers=options.workers)
         rows = design_rows(request, result, directory, progress)
@@ -76,7 +73,7 @@ def run_reproduce(
         exactness = exactness_rows(request, directory, progress)
         beside = rival_rows(request, settings, directory, opposed, times, progress, workers=options.workers)
         distributed, left_out = distributed_part(step, request, result, directory, progress)
-    speed = speed_rows(result, sequential)
+    speed = speed_rows(result, sequential, beside)
     found = headlines(rows, speed)
     bench = result.to_dict()
     tables = {
@@ -112,8 +109,10 @@ def run_reproduce(
     if write is not None:
         copies = write.with_suffix("")
         copies.mkdir(parents=True, exist_ok=True)
-        for name in (*TABLES, *(DISTRIBUTED_TABLES if distributed else ())):
-            (copies / name).unlink(missing_ok=True)  # an empty table has no file
+        for name in (*TABLES, *DISTRIBUTED_TABLES):
+            (copies / name).unlink(
+                missing_ok=True
+            )  # an empty table has no file, nor has one of a part that is left out
             if (directory.path / name).is_file():
                 copyfile(directory.path / name, copies / name)
         write.write_text(evaluation_page(document, f"of the folder `{copies.name}`"), encoding="utf-8")
@@ -124,6 +123,42 @@ def run_reproduce(
 
     document = {**document, "run_directory": str(directory.path)}
     return Outcome(document=document, report=report, messages=messages)
+
+
+def _asked(rivals: str, rivals_time: str, write: Path | None) -> tuple[tuple[str, ...], float]:
+    """Rivals, and how much more time they are given; what is asked in vain is refused before anything is measured."""
+    from worklode.study.bench import check_searchers
+    from worklode.units import parse_times
+
+    opposed = tuple(dict.fromkeys(name.strip() for name in rivals.split(",") if name.strip()))
+    faults = Faults()
+    faults.collect(lambda: check_searchers(opposed, where="--rivals"))
+    times = faults.collect(lambda: parse_times(rivals_time, where="--rivals-time"))
+    if write is not None:
+        _check_write(faults, write)
+    faults.finish()
+    assert times is not None
+    return opposed, times
+
+
+def _check_write(faults: Faults, write: Path) -> None:
+    """Refuse a page that cannot be written."""
+    folder = write.with_suffix("")
+    if folder == write:
+        faults.add("--write", f"{write} would be file and folder", "a file whose name ends in .md")
+    elif write.is_dir() or (folder.exists() and not folder.is_dir()):
+        faults.add("--write", f"{write} or {folder} is in the way", "a file, and a folder of its name for CSV files")
+
+
+def _load_sources() -> None:
+    """Load what makes the parts, and know the digest of its source, before hours pass and it is another version."""
+    from importlib import import_module
+
+    from worklode.study.sources import source_digest
+
+    for name in ("search.mining", "study.exactness", "study.distributed_evaluation"):
+        import_module(f"worklode.{name}")
+        source_digest(f"worklode.{name}")
 
 
 def paper_models() -> tuple[str, ...]:

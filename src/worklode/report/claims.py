@@ -14,19 +14,24 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
+# A rival that had this much less than its time [1] is said to have: a budget is looked at between batches of designs.
+SHORT = 0.01
 SPEED_NUMBERS = ("its CPU", "over", "ours, whole", "over ours", "until its design", "over that", "fits often")
-RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "gap")
+RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "as judged", "gap")
 ABOUT_SPEED = """\
 CPU seconds of the run at its default budget, and how far its design is above the best anybody found; then of worklode's
 run, proof and thorough schedules included, and of the part of it until worklode had asked for the design it ended with.
+That this is the one it knows at the end, by thorough schedules and its proof: the second time is for reaching the
+design, the first for knowing so.
 *fits often*: the same two ratios if Spotlight-like fits its process after every sample, and not once for ten, which is
 an assumption (the sizes of batches of its paper were not at hand): measured for one design, the budget's, times
 {designs}.
 """
 ABOUT_RIVALS = """\
 Searchers that do not end by themselves, each given so many times the CPU time that `mine` takes for the model, proof
-and report included. *ahead*: how far the best design of the rival is below that of `mine`, both on schedules of the
-utmost effort; negative where `mine` is better. *gap*: the rival's design over the bound that `mine` proves.
+and report included. *ahead*: how far the best design of the rival is below that of `mine`, finalists of both scheduled
+as `mine` schedules its own; negative where `mine` is better. *as judged*: the same by the rules of the bench, which
+schedule fewer finalists with the utmost effort. *gap*: the rival's design over the bound that `mine` proves.
 """
 
 
@@ -55,7 +60,7 @@ def claims_lines(claims: Document) -> Iterator[str]:
         yield from markdown_table([speed_row(row) for row in claims["speed"]])
     yield "## Rivals that are given more time\n"
     if not claims["rivals"]:
-        yield "Not run (`--rivals`).\n"
+        yield "No row: none was run (`--rivals`), or none found a design within the limits.\n"
         return
     yield from (f"{line}\n" for line in rival_sentences(claims))
     yield ABOUT_RIVALS
@@ -67,14 +72,14 @@ def speed_sentences(claims: Document) -> Iterator[str]:
     wanted = claims["times_less"]
     for opponent in dict.fromkeys(row["opponent"] for row in claims["speed"]):
         rows = [row for row in claims["speed"] if row["opponent"] == opponent]
-        ended = [row for row in rows if row["opponent_finished"]]
+        ended = [row for row in rows if row["opponent_finished"] and row["worklode_finished"]]
         if not ended:
-            yield f"{opponent}: no run came to its own end, so nothing is said of its time."
+            yield f"{opponent}: on no model both came to their own end, so nothing is said of its time."
             continue
         reached = [row for row in ended if row["times_to_final"] >= wanted]
         least = min(ended, key=lambda row: float(row["times_to_final"]))
         whole = min(ended, key=lambda row: float(row["times_whole"]))
-        behind = max(rows, key=lambda row: float(row["worklode_over_best"]))
+        behind = max(claims["speed"], key=lambda row: float(row["worklode_over_best"]))
         best = (
             "worklode's design is the best anybody found on every model"
             if behind["worklode_over_best"] <= 1.0
@@ -103,10 +108,20 @@ def rival_sentences(claims: Document) -> Iterator[str]:
     """Whether any rival is ahead."""
     rows: Sequence[Document] = claims["rivals"]
     ahead = sorted((row for row in rows if row["ahead"] > 0.0), key=lambda row: -float(row["ahead"]))
-    runs = f"{len(rows)} runs on {len({row['model'] for row in rows})} models, {claims['times_more']:g} times the time"
+    models = len({row["model"] for row in rows})
+    runs = f"{len(rows)} comparisons on {models} models, {claims['times_more']:g} times the time"
+    short = [row for row in rows if row["times"] < claims["times_more"] * (1.0 - SHORT)]
+    if short:
+        least = min(short, key=lambda row: float(row["times"]))
+        runs += f" ({len(short)} had less; {_at(least)} {plain('')(least['times'])} times)"
     if not ahead:
-        nearest = max(rows, key=lambda row: float(row["ahead"]))
-        yield f"{runs}: none is better than `mine`; the nearest is {_at(nearest)}, {percent(-nearest['ahead'])} behind."
+        alike = sum(1 for row in rows if row["ahead"] == 0.0)
+        behind = [row for row in rows if row["ahead"] < 0.0]
+        said = f"{runs}: none is better than `mine`, and {alike} are as good"
+        if behind:
+            nearest = max(behind, key=lambda row: float(row["ahead"]))
+            said += f"; of the others the nearest is {_at(nearest)}, {_small(-nearest['ahead'])} behind"
+        yield said + "."
         return
     named = ", ".join(f"{_at(row)} by {_small(row['ahead'])}" for row in ahead)
     yield f"{runs}: {len(rows) - len(ahead)} are not better than `mine`; better are {named}."
@@ -120,7 +135,7 @@ def speed_row(row: Document) -> dict[str, str]:
         "opponent": str(row["opponent"]),
         "its CPU": ("" if row["opponent_finished"] else "> ") + seconds(row["opponent_cpu_s"]),
         "over": MISSING if over is None else percent(over - 1.0),
-        "ours, whole": seconds(row["worklode_cpu_s"]),
+        "ours, whole": ("" if row["worklode_finished"] else "> ") + seconds(row["worklode_cpu_s"]),
         "over ours": plain("")(row["times_whole"]),
         "until its design": seconds(row["worklode_to_final_cpu_s"]),
         "over that": plain("")(row["times_to_final"]),
@@ -139,6 +154,7 @@ def rival_row(row: Document) -> dict[str, str]:
         "figure": f"{row['figure']:.5g}",
         "mine": f"{row['mine_figure']:.5g}",
         "ahead": _small(row["ahead"]),
+        "as judged": _small(1.0 - row["judged_figure"] / row["mine_figure"]),
         "gap": percent(row["gap"]),
     }
 
@@ -153,7 +169,9 @@ def _small(share: float) -> str:
 
 
 def _models(ended: int, all_of_them: int) -> str:
-    return f"{ended} models" if ended == all_of_them else f"{ended} of {all_of_them} models where it came to its end"
+    return (
+        f"{ended} models" if ended == all_of_them else f"{ended} of {all_of_them} models where both came to their end"
+    )
 
 
 def _at(row: Document) -> str:

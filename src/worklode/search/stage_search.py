@@ -86,6 +86,8 @@ class Searches:
         if not search.candidates():
             return Searched(search=search, certificate=None)
         certificate, _ = prove(search, proof or self.proof, seeds=tuple(outside))
+        if certificate.interrupted:
+            raise KeyboardInterrupt  # one search of many: what it has proven so far is no answer to what was asked
         if search.options.finalists:
             search.refine_best(search.options.top_k)
         self.out_of_time = self.out_of_time or search.result().out_of_time or certificate.out_of_time

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,15 +20,16 @@ from worklode.hardware.accelerator import Accelerator
 from worklode.search.certificate import ProofOptions
 from worklode.search.contest.cell import Budget, Cell, Maker, run_cell
 from worklode.search.contest.judging import Contest, contest, remember
-from worklode.search.contest.registry import SEEDLESS, is_own, own_module, searcher_maker
+from worklode.search.contest.registry import SEEDLESS, is_own, own_module, searcher_file, searcher_maker
 from worklode.search.contest.summary import ARRIVED, CONFIDENCE, Curve, Reference, Row, best_known, curves, rows
 from worklode.search.evaluate import Evaluator
 from worklode.search.exhaustive import worker_context
 from worklode.search.grid import Grid
 from worklode.search.local import LocalSearchOptions
-from worklode.search.mining import mine
+from worklode.search.mining import MiningResult, mine
 from worklode.search.objective import Limits, Objective
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.cache import file_digest
 from worklode.study.run_directory import MANIFEST, RESULT, RunContent, manifest
 from worklode.study.sources import source_digest
 
@@ -182,6 +187,9 @@ def run_bench(
                     done.result()
                     finished = sum(1 for one in running if one.done())
                     _tell(progress, f"{finished} of {len(running)} workloads", finished, len(running))
+            except BrokenProcessPool:
+                text = "a worker process was ended from outside, perhaps for its memory; the same command goes on"
+                raise WorklodeError(text) from None
             except BaseException:
                 for process in list(pool._processes.values()):
                     process.terminate()  # what it had under way can be gone on with
@@ -196,6 +204,15 @@ _task: list[tuple[BenchRequest, BenchDirectory]] = []
 
 def _take_task(request: BenchRequest, directory: BenchDirectory) -> None:
     _task[:] = [(request, directory)]
+    threading.Thread(target=_end_with_parent, daemon=True, name="worklode-parent").start()
+
+
+def _end_with_parent() -> None:
+    """End this worker with the process that started it: what it does would be done twice when the command goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_remembered(index: int) -> tuple[Reference, list[Cell]]:
@@ -207,17 +224,19 @@ def _run_workload(
 ) -> tuple[Reference, list[Cell]]:
     """The reference and the cells of one workload."""
     makers = {name: searcher_maker(name) for name in request.searchers}
+    # Before anything runs: what lies there hours later may be another version than what is running.
+    sources = {name: _source(name) for name in (*request.searchers, None)}
     workload = request.workloads[index]
-    made = _contest(request, workload)
+    made = contest_of(request, workload)
     places = list(_cells_of(request))
-    known = [_known_cell(directory, workload.name, name, seed) for name, seed in places]
-    reference = _known_reference(directory, workload.name)
+    known = [_known_cell(directory, workload.name, name, seed, sources[name]) for name, seed in places]
+    reference = _known_reference(directory, workload.name, sources[None])
     if reference is None or None in known:
         _tell(progress, f"{workload.name}: reference", 0, len(places))
         _warm(made, request.baseline)
     if reference is None:
         reference = _reference(made, request.baseline)
-        directory.write_reference(workload.name, asdict(reference), source=_source(None))
+        directory.write_reference(workload.name, asdict(reference), source=sources[None])
     for cell in known:
         _remember(made, cell)
     budget = request.budget.where_mine_takes(reference.cpu_s)
@@ -227,8 +246,8 @@ def _run_workload(
         if found is None:
             label = f"{workload.name}: {name}, seed {seed} (run {len(cells) + 1} of {len(places)})"
             tell = partial(_tell, progress, label)
-            found = _run(made, name, makers[name], seed, budget, directory, tell)
-            directory.write_cell(workload.name, name, seed, found.to_dict(), source=_source(name))
+            found = _run(made, name, makers[name], seed, budget, directory, sources[name], tell)
+            directory.write_cell(workload.name, name, seed, found.to_dict(), source=sources[name])
         cells.append(found)
     return reference, cells
 
@@ -240,14 +259,17 @@ def _run(
     seed: int,
     budget: Budget,
     directory: BenchDirectory,
+    source: str,
     progress: Callable[[int, int], None],
 ) -> Cell:
     """A cell; what a user's searcher raises is reported as theirs."""
-    source = _source(name)
     saved = directory.under_way(made.name, name, seed, source=source)
     save = partial(directory.write_under_way, made.name, name, seed, source=source)
     try:
-        return run_cell(made, name, maker, seed, budget, progress=progress, saved=saved, save=save)
+        found = run_cell(made, name, maker, seed, budget, progress=progress, saved=saved, save=save)
+        # A searcher may say which design it ends with in integers of numpy, which no file holds.
+        final = found.final_point
+        return replace(found, final_point=None if final is None else tuple(int(index) for index in final))
     except WorklodeError:
         raise
     except Exception as error:
@@ -268,14 +290,19 @@ def workload_digest(evaluator: Evaluator) -> str:
 
 
 def _source(searcher: str | None) -> str:
-    """Digest of the source that decides a searcher's cells, or where None what `mine` finds."""
+    """Digest of the source that decides a searcher's cells, or where None what `mine` finds.
+
+    Of a searcher of the user's own its file is part of it, where it is one; what that imports is not seen.
+    """
     root = "worklode.search"
     modules = [f"{root}.contest.cell"]
     if searcher is None:
         modules.append(f"{root}.mining")
     elif is_own(searcher):
         modules.append(f"{root}.contest.{own_module(searcher)}")
-    return source_digest(*modules)
+    digest = source_digest(*modules)
+    file = None if searcher is None else searcher_file(searcher)
+    return digest if file is None else f"{digest} {file_digest(file)}"
 
 
 def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
@@ -286,23 +313,24 @@ def _cells_of(request: BenchRequest) -> Iterator[tuple[str, int]]:
                 yield name, seed
 
 
-def _contest(request: BenchRequest, workload: BenchWorkload) -> Contest:
+def contest_of(request: BenchRequest, workload: BenchWorkload) -> Contest:
+    """The contest of one workload of a bench, nothing remembered yet."""
     start = None if request.baseline is None else request.grid.below(request.baseline)
     parts = (workload.name, [workload.evaluator], [1.0], request.grid, workload.limits, request.objective, start)
     return contest(*parts)
 
 
-def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: int) -> Cell | None:
+def _known_cell(directory: BenchDirectory, workload: str, searcher: str, seed: int, source: str) -> Cell | None:
     """A finished cell; None where its file is missing, damaged or of another version: it is made again."""
-    document = directory.cell(workload, searcher, seed, source=_source(searcher))
+    document = directory.cell(workload, searcher, seed, source=source)
     try:
         return None if document is None else Cell.from_dict(document)
     except SpecError:
         return None
 
 
-def _known_reference(directory: BenchDirectory, workload: str) -> Reference | None:
-    document: Mapping[str, Any] | None = directory.reference(workload, source=_source(None))
+def _known_reference(directory: BenchDirectory, workload: str, source: str) -> Reference | None:
+    document: Mapping[str, Any] | None = directory.reference(workload, source=source)
     try:
         return None if document is None else Reference(**document)
     except TypeError:
@@ -319,7 +347,7 @@ def _reference(made: Contest, baseline: Accelerator | None) -> Reference:
     """What `mine` finds, proves, and takes."""
     problem = made.problem()
     started_cpu_s, started_s = time.process_time(), time.perf_counter()
-    result = mine(
+    result = mined_whole(
         problem.evaluators,
         made.grid.space,
         made.grid.technology,
@@ -343,9 +371,21 @@ def _reference(made: Contest, baseline: Accelerator | None) -> Reference:
     )
 
 
+def mined_whole(*parts: Any, **options: Any) -> MiningResult:
+    """`mine`, which answers an interrupt with what it has found: here that is no answer, and nothing keeps it.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    result = mine(*parts, **options)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
 def _warm(made: Contest, baseline: Accelerator | None) -> None:
     """Load every compiled kernel, so that no cell is charged for it."""
-    mine(
+    mined_whole(
         made.problem().evaluators,
         made.grid.space,
         made.grid.technology,

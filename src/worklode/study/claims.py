@@ -13,10 +13,10 @@ from typing import Any
 
 from worklode.search.contest.cell import Budget, Cell
 from worklode.search.contest.interface import Told
-from worklode.search.contest.judging import contest
 from worklode.search.contest.registry import own_module
-from worklode.study.bench import BenchRequest, BenchResult, BenchWorkload, Progress, run_bench
+from worklode.study.bench import BenchRequest, BenchResult, BenchWorkload, Progress, contest_of, run_bench
 from worklode.study.bench_directory import BenchDirectory
+from worklode.study.finals import known_finals
 from worklode.study.sources import source_digest
 
 # What is claimed (issue texts of this project): so many times less CPU time than Spotlight-like at its default budget,
@@ -34,13 +34,14 @@ _OWN = "worklode"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRow:
-    """worklode's search and an opponent's on one model; of an opponent with several seeds the median by CPU time.
+    """worklode's search and an opponent's on one model; of several seeds the median by CPU time, of two the lesser.
 
     Attributes:
         model, opponent: which.
         opponent_cpu_s: CPU time of the opponent's run [s].
         opponent_finished: it came to its own end; otherwise it would have taken longer.
-        opponent_over_best: figure of its final design over the best anybody found.
+        opponent_over_best: figure of its final design over the best anybody found, rivals with more time among them.
+        worklode_finished: so did worklode's; one that was stopped has no proof, and says nothing of its speed.
         worklode_cpu_s: CPU time of worklode's run, proof and thorough schedules included [s].
         worklode_to_final_cpu_s: of that, until it had asked for the design it ended with [s].
         worklode_over_best: figure of that design over the best anybody found.
@@ -56,6 +57,7 @@ class SpeedRow:
     opponent_cpu_s: float
     opponent_finished: bool
     opponent_over_best: float | None
+    worklode_finished: bool
     worklode_cpu_s: float
     worklode_to_final_cpu_s: float
     worklode_over_best: float
@@ -77,7 +79,8 @@ class RivalRow:
         cpu_s: CPU time it took [s].
         mine_cpu_s: CPU time of `mine`, proof and report included [s].
         times: `cpu_s` over `mine_cpu_s`.
-        figure, mine_figure: of the best design, schedules of the utmost effort.
+        figure, mine_figure: of the best design, finalists of both treated as `mine` treats its own (`study.finals`).
+        judged_figure: of the rival's run as the bench judges it, which schedules fewer with the utmost effort.
         ahead: how far the rival's figure is below that of `mine` [1]; at most 0 where it found nothing better.
         gap: of the rival's figure over the bound that `mine` proves, less 1 [1].
     """
@@ -90,26 +93,31 @@ class RivalRow:
     mine_cpu_s: float
     times: float
     figure: float
+    judged_figure: float
     mine_figure: float
     ahead: float
     gap: float | None
 
 
-def speed_rows(result: BenchResult, sequential: Mapping[str, float] | None = None) -> tuple[SpeedRow, ...]:
+def speed_rows(
+    result: BenchResult, sequential: Mapping[str, float] | None = None, rivals: Sequence[RivalRow] = ()
+) -> tuple[SpeedRow, ...]:
     """Speed on every model that both have a design of, in the order of the models.
 
     Args:
         result: of the evaluation's bench.
         sequential: see `sequential_designs`.
+        rivals: what others found.
     """
-    return tuple(_speed_rows(result, sequential or {}))
+    return tuple(_speed_rows(result, sequential or {}, rivals))
 
 
-def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterator[SpeedRow]:
+def _speed_rows(result: BenchResult, sequential: Mapping[str, float], rivals: Sequence[RivalRow]) -> Iterator[SpeedRow]:
     for reference in result.references:
         of_model = [cell for cell in result.cells if cell.workload == reference.workload]
         own = next((cell for cell in of_model if cell.searcher == _OWN and cell.final_figure is not None), None)
         finals = [cell.final_figure for cell in of_model if cell.final_figure is not None]
+        finals += [row.figure for row in rivals if row.model == reference.workload]
         if own is None or own.final_figure is None or own.final_cpu_s is None:
             continue
         best = min([*finals, *([] if reference.figure is None else [reference.figure])])
@@ -117,7 +125,7 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterato
             cells = sorted((cell.cpu_s, cell.seed, cell) for cell in of_model if cell.searcher == opponent)
             if not cells:
                 continue
-            cell = cells[len(cells) // 2][2]
+            cell = cells[(len(cells) - 1) // 2][2]
             design_s = sequential.get(reference.workload) if opponent == _SEQUENTIAL else None
             all_s = None if design_s is None else design_s * DESIGNS
             yield SpeedRow(
@@ -126,6 +134,7 @@ def _speed_rows(result: BenchResult, sequential: Mapping[str, float]) -> Iterato
                 opponent_cpu_s=cell.cpu_s,
                 opponent_finished=cell.finished,
                 opponent_over_best=None if cell.final_figure is None else cell.final_figure / best,
+                worklode_finished=own.finished,
                 worklode_cpu_s=own.cpu_s,
                 worklode_to_final_cpu_s=own.final_cpu_s,
                 worklode_over_best=own.final_figure / best,
@@ -155,29 +164,45 @@ def sequential_designs(
         if known is None:
             if progress is not None:
                 progress(f"{workload.name}: one design, fitted after every sample", index, len(request.workloads))
-            known = {"workload": workload.name, "cpu_s": _sequential_design(request, workload)}
+            cpu_s = _sequential_design(request, workload)
+            if cpu_s is None:
+                continue
+            known = {"workload": workload.name, "cpu_s": cpu_s}
             directory.write_reference(name, known, source=source)
         found[workload.name] = float(known["cpu_s"])
     return found
 
 
-def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float:
+def _sequential_design(request: BenchRequest, workload: BenchWorkload) -> float | None:
+    """CPU time [s] of one design; None where none keeps the limits."""
     from worklode.search.contest.mapping_search import MappingSearchOptions
     from worklode.search.contest.spotlight import SpotlightOptions, SpotlightTraining
 
     assert SpotlightOptions().samples == DESIGNS
-    start = None if request.baseline is None else request.grid.below(request.baseline)
-    made = contest(workload.name, [workload.evaluator], [1.0], request.grid, workload.limits, request.objective, start)
+    made = contest_of(request, workload)
     times = []
     # The first search loads compiled kernels, and is not counted.
     for mappings in (MappingSearchOptions(samples=12), MappingSearchOptions(batch=1)):
         problem = made.problem()
         searcher = SpotlightTraining(problem, 0, SpotlightOptions(mappings=mappings))
-        point = problem.start or searcher.ask(1)[0]
+        point = problem.start or next(iter(searcher.ask(1)), None)
+        if point is None:
+            return None
         started_s = time.process_time()
         searcher.tell([Told(point=point, figure=None, excess=0.0)])
         times.append(time.process_time() - started_s)
     return times[-1]
+
+
+def open_rivals(settings: Mapping[str, Any], directory: BenchDirectory, times: float) -> BenchDirectory:
+    """The folder of the rivals; arguments as for `rival_rows`.
+
+    Raises:
+        SpecError: they were run with other settings.
+    """
+    own = BenchDirectory(directory.path / RIVALS_FOLDER)
+    own.open({**settings, "times_mine": times})
+    return own
 
 
 def rival_rows(
@@ -203,27 +228,35 @@ def rival_rows(
     """
     if not rivals:
         return ()
-    own = BenchDirectory(directory.path / RIVALS_FOLDER)
-    own.open({**settings, "times_mine": times})
+    own = open_rivals(settings, directory, times)
     budget = Budget(evaluations=ENOUGH_EVALUATIONS, times_mine=times)
     asked = replace(request, searchers=tuple(rivals), budget=budget)
     result = run_bench(asked, own, progress, workers=workers)
-    return tuple(_rival_rows(result))
+    finals: dict[tuple[str, str, int], float] = {}
+    for workload in asked.workloads:
+        if progress is not None:
+            progress(f"{workload.name}: finalists of rivals", len(finals), len(result.cells))
+        cells = [cell for cell in result.cells if cell.workload == workload.name and not cell.judges_itself]
+        for key, figure in known_finals(contest_of(asked, workload), cells, own).items():
+            finals[workload.name, *key] = figure
+    return tuple(_rival_rows(result, finals))
 
 
-def _rival_rows(result: BenchResult) -> Iterator[RivalRow]:
+def _rival_rows(result: BenchResult, finals: Mapping[tuple[str, str, int], float]) -> Iterator[RivalRow]:
+    """Rows; `finals` by model, rival and seed, where they are better than what the bench judges."""
     for reference in result.references:
         for rival in result.request.searchers:
             found = [
-                (cell.final_figure, cell.seed, cell)
+                (finals.get((cell.workload, rival, cell.seed), cell.final_figure), cell.seed, cell)
                 for cell in result.cells
                 if (cell.workload, cell.searcher) == (reference.workload, rival) and cell.final_figure is not None
             ]
             if found and reference.figure is not None:
-                yield _rival_row(min(found)[2], reference.figure, reference.bound, reference.cpu_s)
+                figure, _, cell = min(found)
+                yield _rival_row(cell, figure, reference.figure, reference.bound, reference.cpu_s)
 
 
-def _rival_row(cell: Cell, mine_figure: float, bound: float | None, mine_cpu_s: float) -> RivalRow:
+def _rival_row(cell: Cell, figure: float, mine_figure: float, bound: float | None, mine_cpu_s: float) -> RivalRow:
     assert cell.final_figure is not None
     return RivalRow(
         model=cell.workload,
@@ -233,8 +266,9 @@ def _rival_row(cell: Cell, mine_figure: float, bound: float | None, mine_cpu_s: 
         cpu_s=cell.cpu_s,
         mine_cpu_s=mine_cpu_s,
         times=cell.cpu_s / mine_cpu_s,
-        figure=cell.final_figure,
+        figure=figure,
+        judged_figure=cell.final_figure,
         mine_figure=mine_figure,
-        ahead=1.0 - cell.final_figure / mine_figure,
-        gap=None if bound is None else cell.final_figure / bound - 1.0,
+        ahead=1.0 - figure / mine_figure,
+        gap=None if bound is None else figure / bound - 1.0,
     )

@@ -35,9 +35,9 @@ from worklode.search.exact_search import mine_exactly
 from worklode.search.exhaustive import exhaustive
 from worklode.search.grid import Grid
 from worklode.search.local import ALONE, LocalSearch, LocalSearchOptions
-from worklode.search.mining import MiningResult, mine
+from worklode.search.mining import MiningResult
 from worklode.search.objective import Limits, Objective
-from worklode.study.bench import BenchRequest, BenchWorkload, Progress
+from worklode.study.bench import BenchRequest, BenchWorkload, Progress, mined_whole
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.exactness_rows import CoarseRow, ExactnessRow, PartRow, ScheduleRow, Searched, SpaceRow
 from worklode.study.sources import source_digest
@@ -142,7 +142,7 @@ class _Task:
         """`mine`."""
         space, technology = self.grid.space, self.grid.technology
         parts = (self.evaluators(), space, technology)
-        return mine(*parts, limits=self.limits, objective=self.objective, baseline=baseline, **options)
+        return mined_whole(*parts, limits=self.limits, objective=self.objective, baseline=baseline, **options)
 
 
 def _coarse_row(task: _Task) -> CoarseRow:
@@ -157,7 +157,10 @@ def _coarse_row(task: _Task) -> CoarseRow:
         search.run()
         if not search.candidates():
             return search, False
-        return search, prove(search, ProofOptions(max_evaluations=task.grid.space.size))[0].complete
+        certificate, _ = prove(search, ProofOptions(max_evaluations=task.grid.space.size))
+        if certificate.interrupted:
+            raise KeyboardInterrupt  # what it has proven so far is no answer here
+        return search, certificate.complete
 
     (pruned, complete), pruned_cpu_s = _timed(prune)
     exact = _searched(every.candidates, every.space_size, exhaustive_cpu_s)
@@ -292,12 +295,14 @@ def _warm(task: _Task, baseline: Accelerator | None) -> None:
 
 
 def _known(directory: BenchDirectory, model: str) -> ExactnessRow | None:
-    """A finished row; None where its file is missing or damaged: it is made again."""
+    """A finished row; None where it is made again: none there, a damaged one, or OR-tools was missing and is there."""
     document = directory.reference(_FILE + model, source=source_digest(__name__))
     try:
-        return None if document is None else ExactnessRow.from_dict(document)
+        row = None if document is None else ExactnessRow.from_dict(document)
     except (KeyError, TypeError):
         return None
+    skipped = row is not None and row.schedule is not None and row.schedule.skipped is not None
+    return None if skipped and find_spec("ortools") is not None else row
 
 
 def _over(figure: float | None, exact: float | None) -> float | None:

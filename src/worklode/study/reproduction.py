@@ -15,9 +15,8 @@ from typing import Any
 from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_preset
 from worklode.search.evaluate import Evaluator
-from worklode.search.mining import mine
 from worklode.search.objective import Limits
-from worklode.study.bench import BenchRequest, BenchResult, Progress
+from worklode.study.bench import BenchRequest, BenchResult, Progress, mined_whole
 from worklode.study.bench_directory import BenchDirectory
 from worklode.study.claims import SpeedRow
 from worklode.study.sources import source_digest
@@ -183,7 +182,8 @@ def headlines(rows: Sequence[DesignRow], speed: Sequence[SpeedRow] = ()) -> tupl
         # A search that was stopped would have taken longer by itself: nothing is said of its time.
         times = ratios(searcher, "search_cpu_s", inverse=True, finished=True)
         found.append(_headline(f"search time of {searcher} over ours, proof included", LESS_SEARCH_TIME, times))
-        until = [row.times_to_final for row in speed if row.opponent == searcher and row.opponent_finished]
+        ended = [row for row in speed if row.opponent == searcher and row.opponent_finished and row.worklode_finished]
+        until = [row.times_to_final for row in ended]
         found.append(_headline(f"search time of {searcher} over ours until our design", LESS_SEARCH_TIME, until))
         figures = ratios(searcher, "samples_per_s")
         found.append(_headline(f"throughput over the design of {searcher}", OVER_SPOTLIGHT, figures))
@@ -296,7 +296,7 @@ def _common(request: BenchRequest, directory: BenchDirectory, progress: Progress
         progress("one design for all models", 0, 1)
     limits = replace(request.workloads[0].limits, hbm_bytes=max(one.limits.hbm_bytes for one in request.workloads))
     started_cpu_s, started_s = time.process_time(), time.perf_counter()
-    result = mine(
+    result = mined_whole(
         [one.evaluator for one in request.workloads],
         request.grid.space,
         request.grid.technology,

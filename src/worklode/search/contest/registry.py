@@ -48,6 +48,12 @@ def own_module(name: str) -> str:
     return _OWN[name][0]
 
 
+def searcher_file(name: str) -> Path | None:
+    """The user's Python file that a name such as `file.py:Class` is of; None where it is none."""
+    module = name.rpartition(":")[0]
+    return Path(module) if name not in _OWN and module.endswith(".py") else None
+
+
 def searcher_maker(name: str) -> Maker:
     """What makes a searcher: a callable of (problem, seed).
 
@@ -71,8 +77,15 @@ def searcher_maker(name: str) -> Maker:
     except ModuleNotFoundError as error:
         problem = f"needs a package that is not installed ({error.name})"
         raise SpecError(_unknown(name, problem, "pip install 'worklode[bench]'")) from None
+    except SpecError:
+        raise
     except (ImportError, AttributeError) as error:
         raise SpecError(_unknown(name, f"cannot be loaded: {error}")) from None
+    except Exception as error:  # whatever the module of a user's searcher does while it is loaded
+        if name in _OWN:
+            raise
+        problem = f"cannot be loaded: {type(error).__name__}: {error}"
+        raise SpecError(_unknown(name, problem, "a module that can be imported")) from error
     maker: Maker = found
     return maker
 
