@@ -212,6 +212,8 @@ def mine(
 def _design(candidate: Candidate, evaluators: Sequence[Evaluator], guides: Sequence[Guide] | None) -> Design:
     """Full evaluations of a candidate; its schedules are verified here."""
     given = guides or (None,) * len(evaluators)
+    for evaluator in evaluators:  # of many designs the first are forgotten: what is reported is of the same effort
+        evaluator.reported_step(candidate.accelerator, "thorough" if candidate.effort == "quick" else candidate.effort)
     evaluations = tuple(
         evaluator.evaluate(candidate.accelerator, guided_by=guide)
         for evaluator, guide in zip(evaluators, given, strict=True)

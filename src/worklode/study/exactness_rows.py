@@ -53,8 +53,8 @@ class SpaceRow:
 
     Attributes:
         space_size, within_limits: as in `CoarseRow`.
-        heuristic: the local search, its best ten scheduled thoroughly and the best with the utmost effort.
-        mined: `mine`: the same, the proof, and the full evaluation of the best ten.
+        heuristic: the local search alone (`local.ALONE`), its best scheduled as `mine` schedules its best.
+        mined: `mine`: a shorter local search, the proof, the same schedules, and the full evaluation of the best ten.
         heuristic_over_mined: what the proof found that the heuristic missed: the ratio of their figures [1].
         bound: no design of the space has a smaller figure, on any schedule.
         heuristic_gap, mined_gap: the figures over the bound, less 1 [1].

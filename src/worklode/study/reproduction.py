@@ -166,27 +166,19 @@ def headlines(rows: Sequence[DesignRow], speed: Sequence[SpeedRow] = ()) -> tupl
         by_name.setdefault(row.design, {})[row.model] = row
     mined = by_name.get(INDIVIDUAL, {})
 
-    def ratios(name: str, figure: str, *, inverse: bool = False, finished: bool = False) -> list[float]:
-        found = []
-        for model, row in by_name.get(name, {}).items():
-            if finished and not row.search_finished:
-                continue
-            ours, theirs = getattr(mined.get(model), figure, None), getattr(row, figure)
-            if ours is not None and theirs is not None:
-                found.append(theirs / ours if inverse else ours / theirs)
-        return found
+    def faster(name: str) -> list[float]:
+        designs = by_name.get(name, {})
+        return [mined[model].samples_per_s / row.samples_per_s for model, row in designs.items() if model in mined]
 
     budget_ratios = [row.over_budget_throughput for row in mined.values()]
     found = [_headline("throughput over the budget's own design", OVER_TPU, budget_ratios)]
     for searcher in ("spotlight-like-inference", "spotlight-like"):
         # A search that was stopped would have taken longer by itself: nothing is said of its time.
-        times = ratios(searcher, "search_cpu_s", inverse=True, finished=True)
-        found.append(_headline(f"search time of {searcher} over ours, proof included", LESS_SEARCH_TIME, times))
         ended = [row for row in speed if row.opponent == searcher and row.opponent_finished and row.worklode_finished]
-        until = [row.times_to_final for row in ended]
+        whole, until = [row.times_whole for row in ended], [row.times_to_final for row in ended]
+        found.append(_headline(f"search time of {searcher} over ours, proof included", LESS_SEARCH_TIME, whole))
         found.append(_headline(f"search time of {searcher} over ours until our design", LESS_SEARCH_TIME, until))
-        figures = ratios(searcher, "samples_per_s")
-        found.append(_headline(f"throughput over the design of {searcher}", OVER_SPOTLIGHT, figures))
+        found.append(_headline(f"throughput over the design of {searcher}", OVER_SPOTLIGHT, faster(searcher)))
     return tuple(found)
 
 
