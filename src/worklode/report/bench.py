@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-NUMBERS = ("designs", "final", "over", "gap", "arrived", "after", "or", "final after", "CPU", "times", "model/map/eval")
+NUMBERS = ("designs", "final", "over", "gap", "arrived", "after", "or", "built", "CPU", "times", "split")
 _UNIT = {"throughput": "s", "throughput/tdp": "s W", "energy": "J", "energy-delay": "J s"}
 
 
@@ -35,8 +35,8 @@ def bench_report(document: Document) -> Iterator[RenderableType]:
 LEGEND = """\
 designs: evaluations; final: best design on thorough schedules; over: above the best anybody found; gap: above the
 proven bound; arrived: seeds that came within 1 % of the best known quick schedule, after how many designs or how much
-CPU time; final after: CPU time when the final design was asked for; CPU: of a whole run; times: over worklode's own;
-model/map/eval: where it went [%]: the searcher's own model, its search of mappings, evaluations. Medians over seeds."""
+CPU time; built: CPU time when the final design was asked for; CPU: of a whole run; times: over worklode's own;
+split: where it went [%]: the searcher's own model / its search of mappings / evaluations. Medians over seeds."""
 
 
 def budget_text(document: Document) -> str:
@@ -74,7 +74,6 @@ def row_text(row: Document, objective: str) -> dict[str, str]:
     split = [row[f"{part}_share"] for part in ("own", "mapping", "evaluation")]
     return {
         "searcher": str(row["searcher"]),
-        "seeds": str(row["seeds"]),
         "designs": count(row["evaluations"]),
         "final": write(row["final_figure"]),
         "over": MISSING if over is None else f"{plain('')(max(over - 1.0, 0.0) * 100.0)} %",
@@ -82,8 +81,8 @@ def row_text(row: Document, objective: str) -> dict[str, str]:
         "arrived": f"{row['arrived'] * 100.0:.0f} %",
         "after": count(row["evaluations_to_arrive"]),
         "or": seconds(row["cpu_s_to_arrive"]),
-        "final after": seconds(row["cpu_s_to_final"]),
+        "built": seconds(row["cpu_s_to_final"]),
         "CPU": seconds(row["cpu_s"]),
         "times": MISSING if row["cpu_over_worklode"] is None else plain("")(row["cpu_over_worklode"]),
-        "model/map/eval": "/".join(f"{part * 100.0:.0f}" for part in split),
+        "split": "/".join(f"{part * 100.0:.0f}" for part in split),
     }
