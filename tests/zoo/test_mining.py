@@ -126,7 +126,9 @@ def test_the_step_fits_the_best_design_where_it_fits_the_budgets_own(mined: Mine
 def test_the_schedule_of_the_best_design_holds(mined: Mined) -> None:
     """Made again, checked rule by rule, and no shorter than any schedule can be."""
     accelerator = mined.best.accelerator
-    step = mined.model.evaluator.step(accelerator, segments=True, effort="utmost")
+    efforts = [mined.model.evaluator.step(accelerator, segments=True, effort=one) for one in ("thorough", "utmost")]
+    # More effort makes other choices: of the best design the better of both is reported.
+    step = min(efforts, key=lambda one: one.schedule.makespan_s)
     verify(step.problem, step.schedule)
     assert step.schedule.makespan_s == mined.best.iteration_time_s
     assert mined.best.critical_path_s <= mined.best.lower_bound_s <= mined.best.iteration_time_s

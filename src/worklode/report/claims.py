@@ -21,8 +21,8 @@ RIVAL_NUMBERS = ("designs", "CPU", "times mine", "figure", "mine", "ahead", "as 
 ABOUT_SPEED = """\
 CPU seconds of the run at its default budget, and how far its design is above the best anybody found; then of worklode's
 run, proof and thorough schedules included, and of the part of it until worklode had asked for the design it ended with.
-That this is the one it knows at the end, by thorough schedules and its proof: the second time is for reaching the
-design, the first for knowing so.
+Which of the designs it asked for is the best it knows only at the end, from thorough schedules and the proof: the
+second time is that of having reached it, the first that of knowing so.
 *fits often*: the same two ratios if Spotlight-like fits its process after every sample, and not once for ten, which is
 an assumption (the sizes of batches of its paper were not at hand): measured for one design, the budget's, times
 {designs}.
