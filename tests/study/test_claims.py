@@ -58,7 +58,7 @@ SPEED = speed_rows(result(CELLS, reference("a", 1.0), reference("b", 1.02)), {"a
 
 
 def document(**parts: Any) -> dict[str, Any]:
-    return {"times_less": 1000.0, "times_more": 100.0, "speed": [], "rivals": [], **parts}
+    return {"times_less": 1000.0, "times_more": 100.0, "not_run": ["tpe"], "speed": [], "rivals": [], **parts}
 
 
 def test_ratios_are_of_the_whole_run_and_of_the_way_to_the_design() -> None:
@@ -141,6 +141,7 @@ def test_of_a_rival_the_best_seed_counts_and_one_that_is_ahead_is_named() -> Non
 
 def test_the_page_has_every_row_and_says_where_nothing_ran() -> None:
     page = "\n".join(claims_lines(document(speed=[asdict(row) for row in SPEED])))
+    assert "Not run here: tpe." in page
     assert page.count("| a | spotlight-like |") == page.count("| b | spotlight-like |") == 1
     assert "none was run (`--rivals`), or none found a design" in page
 

@@ -51,7 +51,7 @@ def run_reproduce(
     from worklode.report.evaluation_page import evaluation_page, evaluation_report
     from worklode.study.bench import run_bench
     from worklode.study.bench_directory import BenchDirectory
-    from worklode.study.claims import TIMES_LESS, open_rivals, rival_rows, sequential_designs, speed_rows
+    from worklode.study.claims import RIVALS, TIMES_LESS, open_rivals, rival_rows, sequential_designs, speed_rows
     from worklode.study.exactness import exactness_rows
     from worklode.study.exactness_rows import csv_rows
     from worklode.study.reproduction import design_rows, headlines
@@ -92,6 +92,7 @@ def run_reproduce(
         "claims": {
             "times_less": TIMES_LESS,
             "times_more": times,
+            "not_run": [name for name in RIVALS if name not in opposed],
             "speed": tables[SPEED_ROWS],
             "rivals": tables[RIVAL_ROWS],
         },

@@ -59,6 +59,8 @@ def claims_lines(claims: Document) -> Iterator[str]:
         yield ABOUT_SPEED.format(designs=claims["speed"][0]["sequential_designs"])
         yield from markdown_table([speed_row(row) for row in claims["speed"]])
     yield "## Rivals that are given more time\n"
+    if claims["not_run"]:
+        yield f"Not run here: {', '.join(claims['not_run'])}.\n"
     if not claims["rivals"]:
         yield "No row: none was run (`--rivals`), or none found a design within the limits.\n"
         return
