@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from worklode.report.bench import budget_text, reference_text, row_text
 from worklode.report.claims import claims_lines, claims_report
-from worklode.report.distributed_evaluation import distributed_evaluation_report, distributed_lines
+from worklode.report.distributed_evaluation import distributed_evaluation_report, distributed_lines, headline_row
 from worklode.report.exactness import exactness_lines, exactness_report
 from worklode.report.markdown import markdown_table
 from worklode.report.quantity import percent, plain, ratio, seconds
@@ -61,7 +61,7 @@ def evaluation_report(document: Document) -> Iterator[RenderableType]:
 
     yield Text("Headlines", style="bold")
     numbers = ("paper", "ours", "from", "to", "models")
-    yield listing([headline_row(found) for found in document["headlines"]], right=numbers)
+    yield listing([headline_row({**found, "unit": "x"}) for found in document["headlines"]], right=numbers)
     for model in _models(document):
         yield ""
         yield Text(model, style="bold")
@@ -82,7 +82,7 @@ def _lines(document: Document, where: str) -> Iterator[str]:
     yield HEAD.format(where=where)
     yield f"Budget: that of {document['budget']}. {bench['objective']}; {budget_text(bench)}.\n"
     yield "## Headlines\n"
-    yield from markdown_table([headline_row(found) for found in document["headlines"]])
+    yield from markdown_table([headline_row({**found, "unit": "x"}) for found in document["headlines"]])
     yield RATIOS
     yield WHY
     yield "## Throughput over the budget's own design\n"
@@ -102,18 +102,6 @@ def _lines(document: Document, where: str) -> Iterator[str]:
         yield from markdown_table(
             [row_text(row, bench["objective"]) for row in bench["rows"] if row["workload"] == model]
         )
-
-
-def headline_row(headline: Document) -> dict[str, str]:
-    """One headline."""
-    return {
-        "what": str(headline["name"]),
-        "paper": ratio(headline["paper"]),
-        "ours": ratio(headline["ours"]),
-        "from": ratio(headline["least"]),
-        "to": ratio(headline["most"]),
-        "models": str(headline["models"]),
-    }
 
 
 def design_row(row: Document) -> dict[str, str]:

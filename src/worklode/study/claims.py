@@ -19,7 +19,7 @@ from worklode.study.bench_directory import BenchDirectory
 from worklode.study.finals import known_finals
 from worklode.study.sources import source_digest
 
-# What is claimed (issue texts of this project): so many times less CPU time than Spotlight-like at its default budget,
+# What is claimed, the targets of this project: so many times less CPU time than Spotlight-like at its default budget,
 # and no rival better that is given so many times the CPU time of `mine`.
 TIMES_LESS, TIMES_MORE = 1000.0, 100.0
 # Who is given that much more: the searchers that do not end by themselves, so that more time is of use to them.
