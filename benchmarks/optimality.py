@@ -126,8 +126,8 @@ def bound_rates(model: str, budget: str) -> str:
     from worklode.hardware.space import default_space
     from worklode.hardware.technology import load_technology
     from worklode.search.bounder import Bounder
-    from worklode.search.certificate import designs_within
     from worklode.search.evaluate import silicon
+    from worklode.search.frontier import designs_within
     from worklode.search.grid import Grid
     from worklode.search.objective import Limits, Objective
     from worklode.search.tables import WorkloadTables

@@ -21,7 +21,7 @@ from worklode.search.certificate import ProofOptions
 from worklode.search.evaluate import Evaluator, silicon
 from worklode.search.grid import Grid, moves
 from worklode.search.infeasible import explain_infeasible
-from worklode.search.local import LocalSearch, LocalSearchOptions, LocalSearchResult
+from worklode.search.local import ALONE, LocalSearch, LocalSearchOptions, LocalSearchResult
 from worklode.search.mining import mine
 from worklode.search.objective import Limits, Objective
 
@@ -61,7 +61,7 @@ def search(
     objective: Objective = Objective.THROUGHPUT,
     options: LocalSearchOptions | None = None,
 ) -> LocalSearchResult:
-    chosen = options or LocalSearchOptions()
+    chosen = options or ALONE
     return LocalSearch([evaluator], [1.0], Grid(space, TECHNOLOGY), limits, objective, chosen).run()
 
 
@@ -90,7 +90,7 @@ def test_search_comes_close_to_the_exhaustive_answer(
     evaluator = Evaluator(graph_of(layers, tokens, width), TECHNOLOGY)
     limits = budget_limits(BUDGET, share)
     space = small_space()
-    result = search(evaluator, space, limits, objective, LocalSearchOptions(finalists=0))
+    result = search(evaluator, space, limits, objective)
     best = exhaustive(evaluator, space, limits, objective)
     if not result.candidates:
         assert best == float("inf")

@@ -305,7 +305,7 @@ def _microbatch(workload: str | TrainingGraph, samples: int) -> TrainingGraph:
 
 def _largest_hbm_bytes(grid: Grid, limits: Limits, baseline: Accelerator | None) -> float:
     """HBM of the design that has most within area and TDP, the budget's own among them [bytes]."""
-    from worklode.search.certificate import designs_within
+    from worklode.search.frontier import designs_within
     from worklode.search.grid import HBM
 
     points, _ = designs_within(grid, limits)

@@ -114,13 +114,14 @@ class Bounder:
             arrays.add(one)
         return found
 
-    def work_bounds(self, power_w: Floats) -> Floats:
+    def work_bounds(self, power_w: Floats, rows: slice = slice(None)) -> Floats:
         """Bounds from the work of each resource alone, of all designs as the mesh of the space.
 
         Args:
-            power_w: TDP of all designs, broadcastable to the mesh [W].
+            power_w: TDP of these designs, broadcastable to the mesh [W].
+            rows: part of the mesh along its first axis.
         """
-        times = [tables.work_times_s() for tables in self.tables]
+        times = [tables.work_times_s(rows) for tables in self.tables]
         # Energy is not bounded by work alone; nothing is known of it.
         return self._lowered(self.aggregate.figure(self.objective, times, power_w, lambda _: np.zeros(1)))
 

@@ -1,7 +1,8 @@
 """The proof: no design of the space, however it is scheduled, is better than a bound. Method: docs/models/bounds.md.
 
-Bounds rule out nearly all of the space by arithmetic on tables. What is left is looked at best bound first: its bound
-is sharpened, and the design is scheduled, until the least bound belongs to a design for which both has been done.
+Bounds rule out nearly all of the space by arithmetic on tables. Among what is left the better designs are found first,
+by what a surrogate learns of figures over bounds. Then it is looked at best bound first: the bound is sharpened, and
+the design is scheduled, until the least bound belongs to a design for which both has been done.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from worklode.hardware.accelerator import Accelerator
-from worklode.hardware.area import area_parts
 from worklode.hardware.power import tdp_parts
 from worklode.schedule.bounds import GUIDED_ROUNDS, Guide, best_guides, lower_bounds
 from worklode.search.bounder import Bounder
 from worklode.search.candidate import Candidate
-from worklode.search.grid import Floats, Grid, Points
+from worklode.search.exploration import MODELLED, explore
+from worklode.search.frontier import Flags, Frontier
+from worklode.search.grid import Floats, Grid
 from worklode.search.local import LocalSearch, point_of
-from worklode.search.objective import Limits
 
 Progress = Callable[[int, int], None]
 
@@ -49,8 +50,9 @@ class ProofOptions:
         sharpened: designs whose bound is sharpened one by one, at most, from the prices of the nearest guide; fewer for
             large structures.
         polished: of these, how many are bounded again by several paths, where they hold the result back.
-        max_evaluations: designs to schedule besides those of the local search, best bound first. If no more are left
-            that the bounds do not rule out, the answer is that of an exhaustive search.
+        explored: designs to schedule because the surrogate says that they may be the best.
+        max_evaluations: designs to schedule besides those of the local search, these included, then best bound first.
+            If no more are left that the bounds do not rule out, the answer is that of an exhaustive search.
         refined: of these, how many may be scheduled thoroughly.
         max_time_s: stop with what is proven after this long [s], the local search included; the first sweep is always
             done.
@@ -60,6 +62,7 @@ class ProofOptions:
     guides: int = 12
     sharpened: int = 60
     polished: int = 24
+    explored: int = 64
     max_evaluations: int = 128
     refined: int = 12
     max_time_s: float = float("inf")
@@ -133,6 +136,8 @@ def prove(
 ) -> tuple[Certificate, tuple[Guide, ...]]:
     """Bound everything the search did not schedule; better designs that turn up are scheduled into it.
 
+    Its finalists are scheduled thoroughly (`LocalSearchOptions.finalists`), those that turn up here among them.
+
     Args:
         search: a local search that has run and found a design within the limits.
         options: how much to do.
@@ -146,7 +151,7 @@ def prove(
 
 
 class _Proof:
-    """One proof. The arrays hold the designs within the limits that no bound has ruled out yet."""
+    """One proof."""
 
     def __init__(
         self,
@@ -165,18 +170,10 @@ class _Proof:
             search.estimator.tables, search.aggregate, search.grid, search.objective, workers=options.workers
         )
         self._take(search.candidates()[0])
-        self.within = 0
-        self.points: Points = np.empty((0, len(self.grid.axes)), np.int64)
-        self.power: Floats = np.empty(0)
-        self.bound: Floats = np.empty(0)
-        self.swept = np.empty(0, np.bool_)
-        self.sharp = np.empty(0, np.bool_)
-        self.polished = np.empty(0, np.bool_)
         self.polishings = 0
         self.most_guides = self.most_sharpened = 0
         per_design = sum(tables.options_per_design for tables in search.estimator.tables)
         self.portion = max(SWEPT_OPTIONS // per_design, 1000)
-        self.seen = np.empty(0, np.bool_)
         self.sharpened = 0
         self.rivals = 0
         self.scheduled = 0
@@ -185,20 +182,22 @@ class _Proof:
         self.all_guides: list[tuple[Guide, ...]] = []
         self.interrupted = False
         # Where the search compares quick schedules only, so does the proof: then pruning equals exhaustive search.
-        self.refined = options.refined if self.best.effort == "quick" else 0
+        self.refined = 0 if search.options.finalists else options.refined
+        self.left = Frontier(self.grid, search.limits, self._work_bounds, self.best.figure)
 
     def run(self) -> tuple[Certificate, tuple[Guide, ...]]:
         """Do it."""
-        self._polish_best()
         self._sweep_space()
         floor = self._seed_bound()
         try:
+            self._find_better()
             floor = min(floor, self._sharpen())
         except KeyboardInterrupt:
             self.interrupted = True
+            self.left.mark_seen(self.search.seen)
             floor = min(floor, self._least())
         figure = self.best.figure
-        undecided = int((~self.seen & (self.bound < figure)).sum())
+        undecided = int((~self.left.seen & (self.left.bound < figure)).sum())
         legal = sum(
             1
             for candidate in self.search.seen.values()
@@ -208,8 +207,8 @@ class _Proof:
             bound=min(floor, figure),
             figure=figure,
             space_size=self.grid.space.size,
-            within_limits=self.within,
-            pruned=self.within - legal - undecided,
+            within_limits=self.left.within,
+            pruned=self.left.within - legal - undecided,
             undecided=undecided,
             guides=self.guides,
             sharpened=self.sharpened,
@@ -221,27 +220,20 @@ class _Proof:
 
     # -- sweeping the space ---------------------------------------------------------------------------------------
 
+    def _work_bounds(self, row: int, power: Floats) -> Floats:
+        """Bounds by work of the slice of the mesh at a place along its first axis."""
+        return self.bounder.work_bounds(power, slice(row, row + 1))
+
     def _sweep_space(self) -> None:
-        """Rule out what work alone, then the prices of the best design rule out."""
-        space, limits = self.grid.space, self.search.limits
-        mesh = space.mesh()
-        power = np.broadcast_to(np.asarray(tdp_parts(mesh, self.grid.technology).total, np.float64), space.shape)
-        keeps = _keeps(self.grid, limits, power)
-        self.within = int(keeps.sum())
-        bound = np.broadcast_to(self.bounder.work_bounds(power), space.shape)
-        keeps = keeps & (bound < self.best.figure)
-        self.points = np.stack(np.nonzero(keeps), axis=1).astype(np.int64)
-        self.power, self.bound = power[keeps].copy(), bound[keeps].copy()
-        self.swept, self.sharp, self.polished, self.seen = np.zeros((4, len(self.points)), np.bool_)
+        """Rule out what the prices of the best design rule out; work alone has ruled out most before."""
         self.guide_of_best = self._add_guide(self.best.accelerator)
         size = max(len(guide.structure.group_class) for guide in self.guide_of_best)
         effort = min(1.0, EASY_STRUCTURE / max(size, 1))
         self.most_guides = math.ceil(self.options.guides * max(effort, LEAST_GUIDES))
         self.most_sharpened = math.ceil(self.options.sharpened * max(effort, LEAST_SHARPENED))
-        self._raise(self.bounder.bounds(self.points, self.power))
-        scheduled = {candidate.accelerator for candidate in self.search.seen.values()}
-        known = {self.grid.space.indices_of(accelerator) for accelerator in scheduled}
-        self.seen = np.array([tuple(map(int, row)) in known for row in self.points], np.bool_)
+        self.left.raise_to(slice(None), self.bounder.bounds(self.left.points, self.left.power))
+        self._drop()
+        self.left.mark_seen(self.search.seen)
 
     def _add_guide(self, accelerator: Accelerator) -> tuple[Guide, ...]:
         self.guides += 1
@@ -249,53 +241,55 @@ class _Proof:
         self.all_guides.append(found)
         return found
 
-    def _raise(self, bound: Floats) -> None:
-        """Take the better bounds, and drop what they rule out."""
-        self.bound = np.maximum(self.bound, bound)
-        self._drop()
-
     def _drop(self) -> None:
-        left = self.bound < self.best.figure
-        self.points, self.power, self.bound = self.points[left], self.power[left], self.bound[left]
-        self.swept, self.sharp, self.polished, self.seen = (
-            self.swept[left],
-            self.sharp[left],
-            self.polished[left],
-            self.seen[left],
-        )
+        self.left.drop(self.best.figure)
 
     def _seed_bound(self) -> float:
         """The least bound of the designs outside the space."""
         bounds = [self._sharp_bound(seed) for seed in self.seeds if not self.grid.space.contains(seed)]
         return min(bounds, default=float("inf"))
 
+    # -- better designs -------------------------------------------------------------------------------------------
+
+    def _find_better(self) -> None:
+        """Schedule what may be better than the best, and the best of all thoroughly; rule out what that rules out."""
+        before = self.best.accelerator
+        most = min(self.options.explored, self.options.max_evaluations)
+        modelled = min(self.portion, MODELLED)
+        self.scheduled += explore(self.search, self.left, self.bounder, most=most, modelled=modelled)
+        self.search.refine_best(self.search.options.finalists)
+        self._polish_best()
+        self._drop()
+        if self.best.accelerator != before and len(self.left) and self.guides < self.most_guides:
+            self.guide_of_best = self._add_guide(self.best.accelerator)
+            self._raise_by_last_guide(self.left.swept)
+            self._drop()
+
     # -- best bound first -----------------------------------------------------------------------------------------
 
     def _sharpen(self) -> float:
         """Sharpen and schedule, best bound first; returns the least bound of what is left."""
-        while len(self.points) and not self._out_of_time():
-            index = int(self.bound.argmin())
-            if not self.swept[index]:
+        left = self.left
+        while len(left) and not self._out_of_time():
+            index = int(left.bound.argmin())
+            if not left.swept[index]:
                 self._sweep_lowest()
                 continue
-            if self.sharp[index]:
-                if self.polished[index] or self.polishings == self.options.polished:
+            if left.sharp[index]:
+                if left.polished[index] or self.polishings == self.options.polished:
                     break
                 self._polish(index)
                 continue
             if self.sharpened >= self.most_sharpened:
                 break
-            accelerator = self.grid.accelerator(point_of(self.points[index]))
+            accelerator = self.grid.accelerator(point_of(left.points[index]))
             if self.guides < self.most_guides:
                 self._add_guide(accelerator)
                 # The result is at most the least of the sharp bounds: what is above need not be raised further.
-                least_sharp = self.bound[self.sharp].min(initial=np.inf)
-                low = np.flatnonzero(self.swept & ~self.sharp & (self.bound < least_sharp))
-                low = low[np.argsort(self.bound[low], kind="stable")[: 2 * self.portion]]
-                raised = self.bounder.bounds(self.points[low], self.power[low], by_options=True, last_only=True)
-                self.bound[low] = np.maximum(self.bound[low], raised)
-            self.bound[index] = max(self.bound[index], self._sharp_bound(accelerator, float(self.power[index])))
-            self.sharp[index] = True
+                least_sharp = left.bound[left.sharp].min(initial=np.inf)
+                self._raise_by_last_guide(left.swept & ~left.sharp & (left.bound < least_sharp))
+            left.raise_to(index, self._sharp_bound(accelerator, float(left.power[index])))
+            left.sharp[index] = True
             self.sharpened += 1
             self._visit(index)
             self._drop()
@@ -308,19 +302,20 @@ class _Proof:
 
     def _sweep_lowest(self) -> None:
         """Bound by their options those designs that may hold the result back soonest, and drop what that rules out."""
-        left = np.flatnonzero(~self.swept)
-        lowest = left[np.argsort(self.bound[left], kind="stable")[: self.portion]]
-        found = self.bounder.bounds(self.points[lowest], self.power[lowest], by_options=True)
-        self.bound[lowest] = np.maximum(self.bound[lowest], found)
-        self.swept[lowest] = True
+        self.left.sweep(self.left.lowest(~self.left.swept, self.portion), self.bounder)
         self._drop()
+
+    def _raise_by_last_guide(self, which: Flags) -> None:
+        """Bound the lowest of these designs by the guide that was added last."""
+        low = self.left.lowest(which, 2 * self.portion)
+        points, power = self.left.points[low], self.left.power[low]
+        self.left.raise_to(low, self.bounder.bounds(points, power, by_options=True, last_only=True))
 
     def _polish(self, index: int) -> None:
         """Bound a design by its own path and by those of the nearest guides: which path is best is not known."""
-        accelerator = self.grid.accelerator(point_of(self.points[index]))
-        found = self._sharp_bound(accelerator, float(self.power[index]), polish=True)
-        self.bound[index] = max(self.bound[index], found)
-        self.polished[index] = True
+        accelerator = self.grid.accelerator(point_of(self.left.points[index]))
+        self.left.raise_to(index, self._sharp_bound(accelerator, float(self.left.power[index]), polish=True))
+        self.left.polished[index] = True
         self.polishings += 1
         self._drop()
 
@@ -339,17 +334,17 @@ class _Proof:
     def _schedule_left(self) -> None:
         """Schedule what no bound rules out, best bound first."""
         while self.scheduled < self.options.max_evaluations and not self._out_of_time():
-            left = np.flatnonzero(~self.seen & (self.bound < self.best.figure))
-            if len(left) == 0:
+            lowest = self.left.lowest(~self.left.seen & (self.left.bound < self.best.figure), 1)
+            if len(lowest) == 0:
                 break
-            self._visit(int(left[self.bound[left].argmin()]))
+            self._visit(int(lowest[0]))
 
     def _visit(self, index: int) -> None:
         """Schedule a design unless it has been."""
-        if self.seen[index] or self.scheduled == self.options.max_evaluations:
+        if self.left.seen[index] or self.scheduled == self.options.max_evaluations:
             return
-        candidate = self.search.schedule(self.grid.accelerator(point_of(self.points[index])), "bound")
-        self.seen[index] = True
+        candidate = self.search.schedule(self.grid.accelerator(point_of(self.left.points[index])), "bound")
+        self.left.seen[index] = True
         self.scheduled += 1
         # Like is compared with like: what the incumbent gained by more effort, this one may gain too.
         promising = candidate.figure < self.quick_figure * (1.0 + PROMISING)
@@ -379,7 +374,7 @@ class _Proof:
 
     def _least(self) -> float:
         """The least bound there is: of what is left, and of the best design itself."""
-        return min(float(self.bound.min(initial=float("inf"))), self._best_bound())
+        return min(float(self.left.bound.min(initial=float("inf"))), self._best_bound())
 
     def _best_bound(self) -> float:
         """The bound of the best design; its figure where a schedule meets it."""
@@ -387,19 +382,3 @@ class _Proof:
 
     def _out_of_time(self) -> bool:
         return time.perf_counter() - self.search.started_s > self.options.max_time_s
-
-
-def designs_within(grid: Grid, limits: Limits) -> tuple[Points, Floats]:
-    """[D, 7] the designs of a grid that keep the limits, and [D] their TDP [W]."""
-    space = grid.space
-    power = np.broadcast_to(np.asarray(tdp_parts(space.mesh(), grid.technology).total, np.float64), space.shape)
-    keeps = _keeps(grid, limits, power)
-    return np.stack(np.nonzero(keeps), axis=1).astype(np.int64), power[keeps].copy()
-
-
-def _keeps(grid: Grid, limits: Limits, power: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Which designs of the mesh keep the limits."""
-    space, mesh = grid.space, grid.space.mesh()
-    area = np.broadcast_to(np.asarray(area_parts(mesh, grid.technology).total, np.float64), space.shape)
-    capacity = np.broadcast_to(mesh.hbm_stacks * float(space.hbm_stack_bytes), space.shape)
-    return np.asarray((area <= limits.area_mm2) & (power <= limits.tdp_w) & (capacity >= limits.hbm_bytes))

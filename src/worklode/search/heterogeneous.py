@@ -15,8 +15,9 @@ from worklode.schedule.pipeline_orders import ScheduleKind
 from worklode.search.aggregate import Iterations, MaxPlus
 from worklode.search.bounder import Bounder
 from worklode.search.candidate import Candidate
-from worklode.search.certificate import PROMISING, designs_within
+from worklode.search.certificate import PROMISING
 from worklode.search.division import Division
+from worklode.search.frontier import designs_within
 from worklode.search.iteration_model import IterationModel, Row, StagePasses, iteration_time, last_reduction_s
 from worklode.search.local import point_of
 from worklode.search.objective import Objective

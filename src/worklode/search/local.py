@@ -56,7 +56,7 @@ _BLAME_THRESHOLD = 0.02
 class LocalSearchOptions:
     """How much work a local search does; all counts, so that the same input gives the same answer on any machine.
 
-    The defaults are for a search that a proof goes on with, which finds what few climbs leave (docs/models/search.md).
+    The defaults are for a search that a proof goes on with, which explores from there (docs/models/search.md).
 
     Attributes:
         top_k: designs to keep.
@@ -64,7 +64,7 @@ class LocalSearchOptions:
         climbs: best of them to climb from.
         width: designs scheduled for one step of a climb.
         max_evaluations: designs to schedule in all.
-        finalists: best designs to schedule thoroughly in the end, at least `top_k` where that is more; 0 for none.
+        finalists: best designs to schedule thoroughly before the proof rules out others; 0 for none, in the end either.
         max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
         workers: threads that schedule thoroughly; the answer does not depend on it.
         rivals: designs that are scheduled with the utmost effort besides the best, where they come near it.
@@ -72,7 +72,7 @@ class LocalSearchOptions:
 
     top_k: int = 10
     shapes: int = 20
-    climbs: int = 6
+    climbs: int = 0
     width: int = 16
     max_evaluations: int = 800
     finalists: int = 5
@@ -136,7 +136,7 @@ class LocalSearch:
         self.started_s = time.perf_counter()
 
     def run(self, seeds: Sequence[Accelerator] = ()) -> LocalSearchResult:
-        """Search; `seeds` are scheduled first, and are candidates themselves where they keep the limits.
+        """Search by quick schedules; `seeds` come first, and are candidates themselves where they keep the limits.
 
         An interrupt (KeyboardInterrupt) loses nothing that was scheduled: `candidates` and `result` have it.
         """
@@ -151,8 +151,7 @@ class LocalSearch:
                 scheduled.append((candidate.figure, point))
         for _, point in sorted(scheduled)[: self.options.climbs]:
             self._climb(point)
-        self.refine_best(self.options.finalists)
-        self.stopped_by_time = self._out_of_time()
+        self.stopped_by_time = self.out_of_time()
         return self.result()
 
     def result(self) -> LocalSearchResult:
@@ -181,7 +180,7 @@ class LocalSearch:
         figure = self.estimator.figures(points, self.grid.silicon(points)[1])
         steps = moves((LANES, TENSOR_CORES, VECTOR_CORES, SRAM, HBM))
         active = np.ones(len(points), np.bool_)
-        while active.any() and not self._out_of_time():
+        while active.any() and not self.out_of_time():
             index = np.flatnonzero(active)
             best, best_figure = self._best_neighbours(points[index], steps)
             better = best_figure < figure[index] * (1 - 1e-9)
@@ -309,7 +308,7 @@ class LocalSearch:
         What a design gains by a thorough schedule differs by a few per cent from design to design: one that was among
         the best before others were scheduled thoroughly deserves it too.
         """
-        while not self._out_of_time():
+        while not self.out_of_time():
             found = self.candidates()
             before = sorted(found, key=lambda c: (self.quick_figures[c.accelerator], *c.order()))
             chosen = dict.fromkeys((*found[:count], *before[:count]))
@@ -323,7 +322,7 @@ class LocalSearch:
 
     def polish_best(self) -> None:
         """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
-        while self.options.finalists and not self._out_of_time():
+        while self.options.finalists and not self.out_of_time():
             best = next(iter(self.candidates()), None)
             if best is None or best.effort == "utmost":
                 return
@@ -334,7 +333,7 @@ class LocalSearch:
         self.polish_best()
         for _ in range(self.options.rivals if self.options.finalists else 0):
             near = [c for c in self.candidates() if c.effort == "thorough" and self.comes_near(c)]
-            if not near or self._out_of_time():
+            if not near or self.out_of_time():
                 return
             self.polish(near[0])
 
@@ -369,11 +368,12 @@ class LocalSearch:
             area_mm2=figures.area_mm2, tdp_w=figures.tdp_w, hbm_bytes=candidate.accelerator.hbm_bytes
         )
 
-    def _out_of_time(self) -> bool:
+    def out_of_time(self) -> bool:
+        """Whether its time is over."""
         return time.perf_counter() - self.started_s > self.options.max_time_s
 
     def _spent(self) -> bool:
-        return len(self.seen) >= self.options.max_evaluations or self._out_of_time()
+        return len(self.seen) >= self.options.max_evaluations or self.out_of_time()
 
 
 def point_of(row: Points) -> Point:

@@ -54,7 +54,7 @@ class WorkloadTables:
         self.evaluator = evaluator
         self.grid = grid
         self.template: Accelerator = grid.accelerator((0,) * len(grid.axes))
-        self._work_times_s: Floats | None = None
+        self._work_times_s: tuple[Floats, Floats, Floats] | None = None
         items = len(evaluator.arrays.items)
         model = evaluator.model
         self.exchanging_s = model.exchanging_s(evaluator.communication_s)
@@ -132,13 +132,19 @@ class WorkloadTables:
         stack_bytes_per_s = self.template.hbm_stack_bytes_per_s * self.template.hbm_share
         return self.grid.axes[HBM][points[:, HBM]].astype(np.float64) * stack_bytes_per_s
 
-    def work_times_s(self) -> Floats:
-        """Least iteration times by the work of each resource alone, of all designs as the mesh of the space [s]."""
+    def work_times_s(self, rows: slice = slice(None)) -> Floats:
+        """Least iteration times by the work of each resource alone, of all designs as the mesh of the space [s].
+
+        `rows` is a part of the mesh along its first axis.
+        """
         if self._work_times_s is None:
             self._work_times_s = self._work_times()
-        return self._work_times_s
+        tensor, vector, traffic = self._work_times_s
+        time_s = np.maximum(tensor[rows, :, None, :, None, None, None], vector[None, None, :, None, :, None, None])
+        return np.maximum(time_s, traffic[None, None, None, None, None, :, :])
 
-    def _work_times(self) -> Floats:
+    def _work_times(self) -> tuple[Floats, Floats, Floats]:
+        """[rows, columns, tensor cores], [lanes, vector cores] and [SRAM, stacks] times by one resource [s]."""
         count = self.evaluator.item_counts
         rows, cols, lanes, cores, vectors, sram, stacks = (np.arange(len(axis)) for axis in self.grid.axes)
         axes = len(self.grid.axes)
@@ -153,11 +159,11 @@ class WorkloadTables:
         num_tensor = self.tensor_cores(_along(TENSOR_CORES, cores, axes))
         num_vector = self.vector_cores(_along(VECTOR_CORES, vectors, axes))
         bandwidth = self.hbm_bytes_per_s(_along(HBM, stacks, axes))
-        time_s = np.maximum(
-            (tensor.reshape(len(rows), len(cols))[:, :, None] / num_tensor)[:, :, None, :, None, None, None],
-            (vector[:, None] / num_vector)[None, None, :, None, :, None, None],
+        return (
+            tensor.reshape(len(rows), len(cols))[:, :, None] / num_tensor,
+            vector[:, None] / num_vector,
+            traffic[:, None] / bandwidth,
         )
-        return np.maximum(time_s, (traffic[:, None] / bandwidth)[None, None, None, None, None, :, :])
 
     def _shape(self, key: int) -> Accelerator:
         row, col = divmod(key, len(self.grid.axes[COLS]))

@@ -90,7 +90,11 @@ def test_its_time_is_booked_once(name: str) -> None:
     assert spent[-1] + found.finalists_cpu_s <= found.cpu_s * (1.0 + 1e-9)
     charged = sum(step.evaluation_cpu_s for step in found.steps)
     expected = 0.0 if found.judges_itself else charged
-    assert found.evaluation_cpu_s - found.finalists_cpu_s == pytest.approx(expected)
+    made = found.evaluation_cpu_s - found.finalists_cpu_s
+    if name == "worklode":  # schedules its best thoroughly itself, after the last design it asks for too
+        assert made > expected
+    else:
+        assert made == pytest.approx(expected)
     assert (found.mapping_cpu_s > 0.0) == name.startswith("spotlight")
 
 
