@@ -36,8 +36,9 @@ class Surrogate:
             points: [C, 7] designs, as indices into the axes of a grid.
             bound: [C] lower bound of each figure.
             estimate: [C] what the estimator says of it (`search.estimator`), in the same unit.
-            most: observations there will be [count].
+            most: observations to learn from [count]; further ones change nothing.
         """
+        self.bound = bound
         self.log_bound = np.log(bound)
         self.count = 0
         axes = points.shape[1]
@@ -61,6 +62,8 @@ class Surrogate:
         self._learn(self._at[index], math.log(figure) - self.log_bound[index])
 
     def _learn(self, at: Floats, value: float) -> None:
+        if self.count == len(self._seen):
+            return
         self._seen[self.count] = at
         state = (self._seen, self._factor, self._whitened, self._across, self._mean, self._variance)
         _condition(self._at, *state, self.count, value)
@@ -70,7 +73,7 @@ class Surrogate:
         """[C] figures that designs may have if all goes well: mean less `OPTIMISM` deviations, at least the bound."""
         deviation = np.sqrt(np.maximum(self._variance, 0.0))
         likely = np.round(self._mean - OPTIMISM * deviation, _ROUNDING_DIGITS)
-        return np.asarray(np.exp(self.log_bound + np.maximum(likely, 0.0)))
+        return np.asarray(self.bound * np.exp(np.maximum(likely, 0.0)))
 
 
 def _columns(points: Points, log_bound: Floats, estimate: Floats) -> Floats:
