@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worklode.search.grid import Floats, Points
-from worklode.search.surrogate import OPTIMISM, REACH, SCATTER, SHARED, SMOOTH, Surrogate
+from worklode.search.surrogate import DEFAULT_PRIOR, OPTIMISM, Surrogate
+
+SCATTER = DEFAULT_PRIOR.scatter
 
 
 def covariance(points: Points, slope: Floats, others: Points, other_slope: Floats) -> Floats:
     """[A, B] what the module's docstring says, written down directly."""
-    apart = ((points[:, None, :] - others[None, :, :]) / REACH) ** 2
-    return np.asarray(SHARED**2 + SMOOTH**2 * np.exp(-0.5 * apart.sum(axis=2)) + np.outer(slope, other_slope))
+    p = DEFAULT_PRIOR
+    apart = ((points[:, None, :] - others[None, :, :]) / p.reach) ** 2
+    smooth = p.smooth**2 * np.exp(-0.5 * apart.sum(axis=2))
+    return np.asarray(p.shared**2 + smooth + p.slope**2 * np.outer(slope, other_slope))
 
 
 @dataclass(frozen=True)

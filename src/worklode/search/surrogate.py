@@ -8,6 +8,7 @@ to design, so little is left to learn. C. E. Rasmussen and C. K. I. Williams, Ga
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,40 @@ from numba import njit
 
 from worklode.search.grid import Floats, Points
 
-# Deviations [1] of log(figure / bound) that designs share, that differ smoothly over the grid, and of a single
-# schedule; and over how many steps of an axis designs resemble each other [count]. How far the estimate is above the
-# bound says as much again as it is: a deviation of 1. Measured on nineteen pairs of model and budget: half or twice
-# as much of any finds the same designs, a few schedules sooner or later (docs/models/search.md).
-SHARED, SMOOTH, SCATTER, REACH = 0.05, 0.02, 0.003, 3.0
 # Designs are looked at in the order of their mean less so many deviations [count].
 OPTIMISM = 1.0
 # Differences of two optimistic figures that are rounding [1].
 _ROUNDING_DIGITS = 9
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What is assumed of log(figure / bound) before anything is scheduled; measured in docs/models/search.md.
+
+    Attributes:
+        shared: deviation that all designs have in common [1].
+        smooth: deviation that differs smoothly over the grid [1].
+        scatter: deviation of a single schedule [1].
+        reach: over how many steps of an axis designs resemble each other [count].
+        slope: deviation of how much of what the estimate is above the bound the figure is above it too [1].
+    """
+
+    shared: float = 0.05
+    smooth: float = 0.02
+    scatter: float = 0.003
+    reach: float = 3.0
+    slope: float = 1.0
+
+
+DEFAULT_PRIOR = Prior()
+
+
 class Surrogate:
     """Predicted figures of [C] designs, given those of others."""
 
-    def __init__(self, points: Points, bound: Floats, estimate: Floats, most: int) -> None:
+    def __init__(
+        self, points: Points, bound: Floats, estimate: Floats, most: int, prior: Prior = DEFAULT_PRIOR
+    ) -> None:
         """Know nothing of them yet.
 
         Args:
@@ -37,24 +57,26 @@ class Surrogate:
             bound: [C] lower bound of each figure.
             estimate: [C] what the estimator says of it (`search.estimator`), in the same unit.
             most: observations to learn from [count]; further ones change nothing.
+            prior: what is assumed.
         """
         self.bound = bound
+        self.prior = prior
         self.log_bound = np.log(bound)
         self.count = 0
         axes = points.shape[1]
         # Column for column what the kernel compares: indices in units of reach, and the estimate over the bound.
-        self._at = _columns(points, self.log_bound, estimate)
+        self._at = self._columns(points, self.log_bound, estimate)
         self._seen = np.empty((most, axes + 1))
         self._factor = np.zeros((most, most))
         self._whitened = np.empty(most)
         self._across = np.empty((most, len(points)))
         self._mean = np.zeros(len(points))
-        self._variance = SHARED**2 + SMOOTH**2 + self._at[:, -1] ** 2
+        self._variance = prior.shared**2 + prior.smooth**2 + self._at[:, -1] ** 2
 
     def observe(self, points: Points, bound: Floats, estimate: Floats, figures: Floats) -> None:
         """Learn the figures of [N] scheduled designs, arguments as above; they need not be among the [C]."""
         log_bound = np.log(bound)
-        for at, value in zip(_columns(points, log_bound, estimate), np.log(figures) - log_bound, strict=True):
+        for at, value in zip(self._columns(points, log_bound, estimate), np.log(figures) - log_bound, strict=True):
             self._learn(at, float(value))
 
     def observe_one(self, index: int, figure: float) -> None:
@@ -66,8 +88,13 @@ class Surrogate:
             return
         self._seen[self.count] = at
         state = (self._seen, self._factor, self._whitened, self._across, self._mean, self._variance)
-        _condition(self._at, *state, self.count, value)
+        deviations = (self.prior.shared, self.prior.smooth, self.prior.scatter)
+        _condition(self._at, *state, self.count, value, *deviations)
         self.count += 1
+
+    def _columns(self, points: Points, log_bound: Floats, estimate: Floats) -> Floats:
+        over = self.prior.slope * (np.log(estimate) - log_bound)
+        return np.ascontiguousarray(np.column_stack((points / self.prior.reach, over)))
 
     def optimistic(self) -> Floats:
         """[C] figures that designs may have if all goes well: mean less `OPTIMISM` deviations, at least the bound."""
@@ -76,18 +103,14 @@ class Surrogate:
         return np.asarray(self.bound * np.exp(np.maximum(likely, 0.0)))
 
 
-def _columns(points: Points, log_bound: Floats, estimate: Floats) -> Floats:
-    return np.ascontiguousarray(np.column_stack((points / REACH, np.log(estimate) - log_bound)))
-
-
 @njit(cache=True, nogil=True)
-def _covariance(one: Floats, other: Floats) -> float:
+def _covariance(one: Floats, other: Floats, shared: float, smooth: float) -> float:
     """Of the values of two designs, one schedule's own scatter apart."""
     axes = len(one) - 1
     apart = 0.0
     for axis in range(axes):
         apart += (one[axis] - other[axis]) ** 2
-    return float(SHARED**2 + SMOOTH**2 * math.exp(-0.5 * apart) + one[axes] * other[axes])
+    return float(shared * shared + smooth * smooth * math.exp(-0.5 * apart) + one[axes] * other[axes])
 
 
 @njit(cache=True, nogil=True)
@@ -101,6 +124,9 @@ def _condition(
     variance: Floats,
     count: int,
     value: float,
+    shared: float,
+    smooth: float,
+    scatter: float,
 ) -> Any:
     """Add observation `count`, whose columns are in `seen`: one row of the Cholesky factor, and of what it says of all.
 
@@ -110,23 +136,24 @@ def _condition(
         mean, variance: [C] brought up to date.
         count: observations before this one.
         value: what was observed.
+        shared, smooth, scatter: see `Prior`.
     """
     row = factor[count]
     new = seen[count]
-    own = _covariance(new, new) + SCATTER**2
+    own = _covariance(new, new, shared, smooth) + scatter * scatter
     rest = value
     for i in range(count):
-        covered = _covariance(new, seen[i])
+        covered = _covariance(new, seen[i], shared, smooth)
         for j in range(i):
             covered -= row[j] * factor[i, j]
         row[i] = covered / factor[i, i]
         own -= row[i] * row[i]
         rest -= row[i] * whitened[i]
     # What is scattered is never known before: `own` is at least that, up to rounding.
-    row[count] = math.sqrt(max(own, SCATTER**2 * 0.5))
+    row[count] = math.sqrt(max(own, 0.5 * scatter * scatter))
     whitened[count] = rest / row[count]
     for c in range(len(mean)):
-        across[count, c] = _covariance(new, at[c])
+        across[count, c] = _covariance(new, at[c], shared, smooth)
     for i in range(count):
         for c in range(len(mean)):
             across[count, c] -= row[i] * across[i, c]
