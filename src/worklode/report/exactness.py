@@ -31,20 +31,20 @@ WIDTH = 118
 INTRO = """\
 The paper compares its critical-path heuristic with an exact formulation (ILP). The same question here, three times:
 how much worse than the exact answer is the heuristic alone, and what does the exact answer cost? The heuristic is the
-local search without the proof that `mine` adds to it (and with twice the climbs that `mine` leaves to it before its
-proof), or the list scheduler. CPU times are of one process, with
-compiled code loaded and empty cost tables. Every line is of a row of exactness.csv.
+search that climbs along the critical path, with estimates and without bounds (which lead `mine` instead), or the list
+scheduler. CPU times are of one process, with compiled code loaded and empty cost tables. Every line is of a row of
+exactness.csv.
 """
 
 _COARSE = """\
 A space so small that *every* design is scheduled, and nothing has to be believed of bounds: the longest axis of the
 space loses every second value, then what is the longest now, until at most a few thousand designs are left. *Heuristic*
-is the local search on that space, *bounds* the local search and the proof, which rules out or schedules every other
-design. All compare quick schedules; *over best* is how far a figure is above the best of all designs."""
+climbs along the critical path, *bounds* is what `mine` does: its proof rules out or schedules every other design. All
+compare quick schedules; *over best* is how far a figure is above the best of all designs."""
 
 _SPACE = """\
-Too many designs to schedule every one. `mine` adds to the heuristic a proof that also schedules what its bounds leave
-open: *over mine* is what it found that the heuristic missed. *Gap* is how far a figure is above what no design of the
+Too many designs to schedule every one. `mine` schedules what its bounds leave open and proves the rest: *over mine* is
+what it found that the heuristic missed. *Gap* is how far a figure is above what no design of the
 space can be below, on any schedule; *left* are designs between the two that were not scheduled."""
 
 _MISSED = "Where the heuristic alone ends with a worse design (tensor cores, vector cores, SRAM, HBM stacks):"

@@ -2,9 +2,9 @@
 
 Three comparisons for each workload of an evaluation (the paper holds its critical-path heuristic against an ILP):
 
-- a coarse space, small enough that every design of it is scheduled: the local search alone, the search that prunes by
-  bounds, and every design;
-- the whole space: the local search alone, and `mine`, which proves how far from optimal it is;
+- a coarse space, small enough that every design of it is scheduled: climbing along the critical path, the search that
+  bounds lead, and every design;
+- the whole space: climbing along the critical path, and `mine`, which proves how far from optimal it is;
 - the schedule of the mined design: against its lower bound, and, for a part of some dozens of operators, list
   scheduling against CP-SAT (docs/models/exact.md), which needs OR-tools.
 
@@ -153,7 +153,7 @@ def _coarse_row(task: _Task) -> CoarseRow:
     alone, alone_cpu_s = _timed(lambda: task.search(options).run())
 
     def prune() -> tuple[LocalSearch, bool]:
-        search = task.search(options)
+        search = task.search(LocalSearchOptions(finalists=0))
         search.run()
         if not search.candidates():
             return search, False

@@ -54,8 +54,8 @@ class SpaceRow:
     Attributes:
         space_size, within_limits: as in `CoarseRow`.
         heuristic: the local search alone (`local.ALONE`), its best scheduled as `mine` schedules its best.
-        mined: `mine`: a shorter local search, the proof, the same schedules, and the full evaluation of the best ten.
-        heuristic_over_mined: what the proof found that the heuristic missed: the ratio of their figures [1].
+        mined: `mine`: what bounds leave, the proof, the same schedules, and the full evaluation of the best ten.
+        heuristic_over_mined: what `mine` found that the heuristic missed: the ratio of their figures [1].
         bound: no design of the space has a smaller figure, on any schedule.
         heuristic_gap, mined_gap: the figures over the bound, less 1 [1].
         undecided: designs between the bound and the figure of `mine` that were neither scheduled nor ruled out [count].

@@ -1,4 +1,4 @@
-"""worklode's own search as a searcher: the local search and the proof of `mine`, asking for one design at a time.
+"""worklode's own search as a searcher: the search and the proof of `mine`, asking for one design at a time.
 
 Both are written as one course of action that schedules designs where it needs them. Here that course runs in a thread
 of its own and every design it wants scheduled becomes a question; exactly one of the two threads is awake at a time.
