@@ -5,8 +5,8 @@
     python benchmarks/exploration.py MODEL... --budget tpuv2 --variant default --variant "climbs, bounds"
 
 Every variant mines every model, one after the other in one process whose kernels are compiled. A line says after how
-many schedules, and how much CPU time, the design that it ends with had been scheduled, and how much worse it is than the
-best that any variant ended with.
+many schedules, and how much CPU time, the design that it ends with had been scheduled, and how much worse it is than
+the best that any variant ended with.
 """
 
 from __future__ import annotations
