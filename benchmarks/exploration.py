@@ -12,6 +12,7 @@ the best that any variant ended with.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -80,6 +81,7 @@ def mined(graph: Any, budget: str, variant: str) -> dict[str, float]:
         options["proof"] = replace(options["proof"], **proof)
         return mine(*arguments, **options)
 
+    gc.collect()  # tables of the minings before refer to themselves
     evaluator = api.evaluator(graph)
     with ExitStack() as stack:
         stack.enter_context(patch.object(LocalSearch, "schedule", noted))
