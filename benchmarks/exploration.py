@@ -2,7 +2,7 @@
 
     python benchmarks/exploration.py                               all variants, to the terminal
     python benchmarks/exploration.py --write docs/models/search.md   between the marks of the page
-    python benchmarks/exploration.py MODEL... --budget tpuv2 --variant default --variant "climbs, bounds"
+    python benchmarks/exploration.py MODEL... --budget tpuv2 --variant default --variant "bounds alone"
 
 Every variant mines every model, one after the other in one process whose kernels are compiled. A line says after how
 many schedules, and how much CPU time, the design that it ends with had been scheduled, and how much worse it is than

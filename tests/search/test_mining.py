@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.graph.builders import transformer_training
 
+from worklode.hardware.accelerator import Accelerator
 from worklode.hardware.presets import load_preset
 from worklode.hardware.space import default_space
 from worklode.hardware.technology import load_technology
+from worklode.search.candidate import Candidate
 from worklode.search.certificate import ProofOptions
 from worklode.search.evaluate import Evaluator, silicon
 from worklode.search.local import LocalSearch, LocalSearchOptions
@@ -77,6 +80,58 @@ def test_an_interrupt_leaves_the_best_so_far_with_its_gap(monkeypatch: pytest.Mo
     assert result.best is not None and result.search.evaluated == after
     assert result.bound is not None and 0 < result.bound <= result.best.figure
     assert result.to_dict()["search"]["interrupted"] is True
+
+
+@pytest.mark.parametrize("after", [0, 1, 9])
+def test_an_interrupt_of_exploring_leaves_a_proof_of_the_best_so_far(
+    monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    schedule, explored = LocalSearch.schedule, []
+
+    def interrupted(search: LocalSearch, accelerator: Accelerator, origin: str) -> Candidate:
+        if origin == "surrogate":
+            explored.append(accelerator)
+            if len(explored) > after:
+                raise KeyboardInterrupt
+        return schedule(search, accelerator, origin)
+
+    monkeypatch.setattr(LocalSearch, "schedule", interrupted)
+    result = mined(options=replace(SMALL, climbs=0))
+    found = result.certificate
+    assert result.interrupted and len(explored) == after + 1
+    assert result.best is not None and found is not None
+    assert found.figure == result.best.figure
+    assert found.gap == result.optimality_gap
+    assert default_space(BUDGET).contains(BUDGET)
+    assert found.within_limits == found.pruned + found.undecided + len(result.designs)
+
+
+@pytest.mark.parametrize("stage", ["explore", "refine", "polish"])
+def test_a_time_limit_that_cuts_the_search_is_told(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Wherever its own time ends, before the time of the proof does, the result says so."""
+    method = {"explore": "schedule", "refine": "refine", "polish": "polish"}[stage]
+    original = getattr(LocalSearch, method)
+
+    def slow(search: LocalSearch, *arguments: Any) -> Any:
+        if stage != "explore" or arguments[1] == "surrogate":
+            search.started_s -= 1e6
+        return original(search, *arguments)
+
+    options = replace(SMALL, climbs=0, max_time_s=1e5)
+    assert not mined(options=options).search.out_of_time
+    monkeypatch.setattr(LocalSearch, method, slow)
+    result = mined(options=options)
+    assert result.search.out_of_time and not result.interrupted
+    assert result.best is not None and result.bound is not None and result.bound <= result.best.figure
+
+
+def test_progress_announces_no_fewer_than_there_are_and_not_many_more() -> None:
+    told: list[tuple[int, int]] = []
+    proof = ProofOptions(guides=3, sharpened=6, explored=5, max_evaluations=10)
+    result = mined(options=replace(SMALL, climbs=0), proof=proof, progress=lambda done, most: told.append((done, most)))
+    assert told[-1][0] == result.search.evaluated
+    assert {most for _, most in told} == {SMALL.shapes + 2 + 5 + 10}
+    assert all(done <= most for done, most in told)
 
 
 def test_an_interrupt_before_any_design_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

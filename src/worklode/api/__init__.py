@@ -56,7 +56,8 @@ __all__ = [
 ]
 
 
-# Share of a time limit that goes to the search, the rest to the proof [1]. Assumption: what both take without a limit.
+# Share of a time limit after which no more designs are looked for, whether by estimate or by exploring, and none is
+# scheduled thoroughly; the rest goes to the proof [1]. Assumption: about what both take without a limit.
 SEARCH_SHARE = 0.5
 
 
@@ -169,8 +170,8 @@ def mine(
         mode: see `evaluate`.
         top_k: designs to evaluate in full.
         max_time_s: stop with the best so far, and the gap proven so far, after about this long [s].
-        evaluations: designs to schedule after the local search, best bound first, where no bound rules them out; with
-            many the answer is that of an exhaustive search (`result.certificate.complete`).
+        evaluations: designs to schedule after those that are explored, best bound first, where no bound rules them
+            out; with many the answer is that of an exhaustive search (`result.certificate.complete`).
         workers: threads that bound designs; the answer does not depend on it.
         progress: told how far the search is.
 

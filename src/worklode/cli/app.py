@@ -200,7 +200,7 @@ def mine(
         typer.Option(
             "--evaluations",
             min=0,
-            help="Designs to schedule after the search, where no bound rules them out.",
+            help="Designs to schedule after those that the search explores, where no bound rules them out.",
             show_default=False,
         ),
     ] = None,

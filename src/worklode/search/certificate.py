@@ -51,8 +51,8 @@ class ProofOptions:
             large structures.
         polished: of these, how many are bounded again by several paths, where they hold the result back.
         explored: designs to schedule because the surrogate says that they may be the best.
-        max_evaluations: designs to schedule besides those of the local search, these included, then best bound first.
-            If no more are left that the bounds do not rule out, the answer is that of an exhaustive search.
+        max_evaluations: designs to schedule besides these and those of the local search, best bound first. If no more
+            are left that the bounds do not rule out, the answer is that of an exhaustive search.
         refined: of these, how many may be scheduled thoroughly.
         max_time_s: stop with what is proven after this long [s], the local search included; the first sweep is always
             done.
@@ -194,7 +194,9 @@ class _Proof:
             floor = min(floor, self._sharpen())
         except KeyboardInterrupt:
             self.interrupted = True
+            self._take(self.search.candidates()[0])
             self.left.mark_seen(self.search.seen)
+            self._drop()
             floor = min(floor, self._least())
         figure = self.best.figure
         undecided = int((~self.left.seen & (self.left.bound < figure)).sum())
@@ -254,9 +256,8 @@ class _Proof:
     def _find_better(self) -> None:
         """Schedule what may be better than the best, and the best of all thoroughly; rule out what that rules out."""
         before = self.best.accelerator
-        most = min(self.options.explored, self.options.max_evaluations)
         modelled = min(self.portion, MODELLED)
-        self.scheduled += explore(self.search, self.left, self.bounder, most=most, modelled=modelled)
+        explore(self.search, self.left, self.bounder, most=self.options.explored, modelled=modelled)
         self.search.refine_best(self.search.options.finalists)
         self._polish_best()
         self._drop()

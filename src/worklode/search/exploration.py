@@ -13,13 +13,13 @@ from worklode.search.frontier import Frontier
 from worklode.search.local import LocalSearch, point_of
 from worklode.search.surrogate import Surrogate
 
-# Designs among which the surrogate looks, and from which it learns, at most [count]: with so many of both 0.2 ms for
+# Designs among which the surrogate looks, and from which it learns, at most [count]: with so many of both 0.3 ms for
 # each that is scheduled, and 13 MB.
 MODELLED, LEARNED = 4000, 400
 
 
 def explore(search: LocalSearch, frontier: Frontier, bounder: Bounder, *, most: int, modelled: int = MODELLED) -> int:
-    """Schedule the designs that may be among the best that are asked for (`LocalSearchOptions.top_k`).
+    """Schedule designs of the frontier that may be among the best that are asked for (`LocalSearchOptions.top_k`).
 
     Args:
         search: knows scheduled designs within the limits; knows these too afterwards.
@@ -33,6 +33,7 @@ def explore(search: LocalSearch, frontier: Frontier, bounder: Bounder, *, most: 
     """
     if most <= 0 or not len(frontier) or search.out_of_time():
         return 0
+    search.estimated += len(frontier)
     # Where bounds are far from figures, estimates often are not: the mean of both leads to the better designs.
     estimate = search.estimator.figures(frontier.points, frontier.power)
     chosen = np.argsort(frontier.bound * estimate, kind="stable")[:modelled]
@@ -42,9 +43,9 @@ def explore(search: LocalSearch, frontier: Frontier, bounder: Bounder, *, most: 
     _observe_known(surrogate, search, bounder)
     unknown = ~frontier.seen[chosen]
     scheduled = 0
-    while scheduled < most and not search.out_of_time():
+    while scheduled < most:
         unknown &= bound < _last_of_best(search)
-        if not unknown.any():
+        if not unknown.any() or search.out_of_time():
             break
         index = int(np.where(unknown, surrogate.optimistic(), np.inf).argmin())
         unknown[index] = False
@@ -74,6 +75,6 @@ def _observe_known(surrogate: Surrogate, search: LocalSearch, bounder: Bounder) 
 
 
 def _last_of_best(search: LocalSearch) -> float:
-    """Figure of the last of the best designs that are asked for, by quick schedules."""
+    """Figure of the last of the best designs that are asked for, by quick schedules; infinite where there are fewer."""
     figures = sorted(search.quick_figures[found.accelerator] for found in search.candidates())
-    return figures[min(search.options.top_k, len(figures)) - 1]
+    return figures[search.options.top_k - 1] if len(figures) >= search.options.top_k else float("inf")

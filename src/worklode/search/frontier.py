@@ -59,8 +59,9 @@ class Frontier:
         left = self.bound < below
         if left.all():
             return
-        for name in ("points", "power", "bound", "swept", "sharp", "polished", "seen"):
-            setattr(self, name, getattr(self, name)[left])
+        names = ("points", "power", "bound", "swept", "sharp", "polished", "seen")
+        kept = {name: getattr(self, name)[left] for name in names}
+        self.__dict__.update(kept)  # all at once: an interrupt finds arrays of one length
 
     def raise_to(self, index: Any, bound: Floats | float) -> None:
         """Take the better bounds of those at an index."""

@@ -63,8 +63,8 @@ class LocalSearchOptions:
         shapes: core shapes, best by estimate, whose grown design is scheduled.
         climbs: best of them to climb from.
         width: designs scheduled for one step of a climb.
-        max_evaluations: designs to schedule in all.
-        finalists: best designs to schedule thoroughly before the proof rules out others; 0 for none, in the end either.
+        max_evaluations: designs to schedule in all, those of a proof (`ProofOptions`) apart.
+        finalists: best designs that are scheduled thoroughly before the proof begins; 0: nothing ever is.
         max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
         workers: threads that schedule thoroughly; the answer does not depend on it.
         rivals: designs that are scheduled with the utmost effort besides the best, where they come near it.
@@ -117,7 +117,7 @@ class LocalSearch:
             evaluators: of workloads, or of the passes of one.
             weights: of the workloads in a geometric mean, or another way to make one figure of the evaluators'.
             grid, limits, objective, options: what is searched for what.
-            progress: told how many designs are scheduled, and how many will be at most.
+            progress: told how many designs are scheduled, and how many will be at most (`announced`).
             tables: of the evaluators on this grid, where another search has made them.
         """
         self.evaluators = tuple(evaluators)
@@ -127,6 +127,7 @@ class LocalSearch:
         self.objective = objective
         self.options = options
         self.progress = progress or _silent
+        self.announced = options.max_evaluations
         self.estimator = Estimator(self.evaluators, self.aggregate, grid, objective, tables)
         self.seen: dict[Accelerator, Candidate] = {}
         self.quick_figures: dict[Accelerator, float] = {}
@@ -151,7 +152,6 @@ class LocalSearch:
                 scheduled.append((candidate.figure, point))
         for _, point in sorted(scheduled)[: self.options.climbs]:
             self._climb(point)
-        self.stopped_by_time = self.out_of_time()
         return self.result()
 
     def result(self) -> LocalSearchResult:
@@ -286,7 +286,7 @@ class LocalSearch:
         """Schedule a design; it is a candidate from now on."""
         candidate = scheduled_candidate(self.evaluators, self.aggregate, self.objective, accelerator, origin)
         self.note(candidate)
-        self.progress(len(self.seen), self.options.max_evaluations)
+        self.progress(len(self.seen), max(self.announced, len(self.seen)))
         return candidate
 
     def note(self, candidate: Candidate) -> None:
@@ -308,12 +308,12 @@ class LocalSearch:
         What a design gains by a thorough schedule differs by a few per cent from design to design: one that was among
         the best before others were scheduled thoroughly deserves it too.
         """
-        while not self.out_of_time():
+        while True:
             found = self.candidates()
             before = sorted(found, key=lambda c: (self.quick_figures[c.accelerator], *c.order()))
             chosen = dict.fromkeys((*found[:count], *before[:count]))
             quick = [candidate for candidate in chosen if candidate.effort == "quick"]
-            if not quick:
+            if not quick or self.out_of_time():
                 return
             # Kernels release the interpreter, so two threads take half the time. Always as many designs, so that the
             # answer does not depend on the number of threads.
@@ -322,9 +322,9 @@ class LocalSearch:
 
     def polish_best(self) -> None:
         """Schedule the best candidate with the utmost effort, where the best are scheduled thoroughly at all."""
-        while self.options.finalists and not self.out_of_time():
+        while self.options.finalists:
             best = next(iter(self.candidates()), None)
-            if best is None or best.effort == "utmost":
+            if best is None or best.effort == "utmost" or self.out_of_time():
                 return
             self.polish(best)
 
@@ -369,8 +369,10 @@ class LocalSearch:
         )
 
     def out_of_time(self) -> bool:
-        """Whether its time is over."""
-        return time.perf_counter() - self.started_s > self.options.max_time_s
+        """Whether its time is over; asked only where there is more to do, and remembered."""
+        over = time.perf_counter() - self.started_s > self.options.max_time_s
+        self.stopped_by_time = self.stopped_by_time or over
+        return over
 
     def _spent(self) -> bool:
         return len(self.seen) >= self.options.max_evaluations or self.out_of_time()

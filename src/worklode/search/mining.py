@@ -174,6 +174,9 @@ def mine(
     check_weights(parts, len(evaluators))
     search = LocalSearch(evaluators, parts, Grid(space, technology), limits, objective, chosen, progress)
     seeds = () if baseline is None else (baseline,)
+    how = proof or ProofOptions()
+    if not chosen.climbs:
+        search.announced = chosen.shapes + 2 * len(seeds) + how.explored + how.max_evaluations
     interrupted = False
     try:
         search.run(seeds)
@@ -182,17 +185,18 @@ def mine(
         interrupted = True
         if not search.candidates():
             raise
-    how = proof or ProofOptions()
     if interrupted:
-        how = replace(how, guides=1, sharpened=0, max_evaluations=0)
+        how = replace(how, guides=1, sharpened=0, explored=0, max_evaluations=0)
+        search.options = replace(search.options, finalists=min(chosen.finalists, 1))
     # Whatever is reported is scheduled thoroughly; the proof may have found designs that belong to the best.
     certificate, guides = prove(search, how, seeds=seeds) if search.candidates() else (None, None)
+    if certificate is not None:
+        interrupted = interrupted or certificate.interrupted
     if chosen.finalists and not interrupted:
         search.refine_best(chosen.top_k)
         search.polish_near()
     result = search.result()
     if certificate is not None:
-        interrupted = interrupted or certificate.interrupted
         result = replace(result, out_of_time=result.out_of_time or interrupted or certificate.out_of_time)
     best = result.candidates[: chosen.top_k]
     reasons = () if best else explain_infeasible(space, technology, limits)
