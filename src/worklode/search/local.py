@@ -48,6 +48,9 @@ REFINED_AT_ONCE = 2
 # than `NEAR` [1]. Measured on the paper's models, TPUv2's budget: gains of one search differ by up to 3 times, and lie
 # between 0 and 1.1 %.
 GAIN_VARIES, LEAST_GAIN, NEAR = 2.5, 0.0005, 0.01
+# With few operators gains differ more (vgg16, 72 operators: up to 1.8 %) and cost less: then as many designs are so
+# scheduled as have so many operators together, at most those that are asked for, up to so far from the best [1].
+FEW_OPERATORS, NEAR_OF_FEW = 1000, 0.02
 # A resource that explains less of the iteration than this is left as it is [1].
 _BLAME_THRESHOLD = 0.02
 
@@ -67,7 +70,8 @@ class LocalSearchOptions:
         finalists: best designs that are scheduled thoroughly before the proof begins; 0: nothing ever is.
         max_time_s: stop with the incumbent after this long [s]; the answer then depends on the machine.
         workers: threads that schedule thoroughly; the answer does not depend on it.
-        rivals: designs that are scheduled with the utmost effort besides the best, where they come near it.
+        rivals: designs that are scheduled with the utmost effort besides the best, where they come near it; more where
+            workloads have few operators (`FEW_OPERATORS`).
     """
 
     top_k: int = 10
@@ -331,15 +335,23 @@ class LocalSearch:
     def polish_near(self) -> None:
         """Schedule the best with the utmost effort, and a few that come near it: what they gain by it differs."""
         self.polish_best()
-        for _ in range(self.options.rivals if self.options.finalists else 0):
-            near = [c for c in self.candidates() if c.effort == "thorough" and self.comes_near(c)]
+        operators = sum(len(evaluator.fused.operators) for evaluator in self.evaluators)
+        many = min(self.options.top_k, FEW_OPERATORS // max(operators, 1))
+        rivals, most = self.options.rivals, NEAR
+        if many > rivals:
+            rivals, most = many, NEAR_OF_FEW
+        for _ in range(rivals if self.options.finalists else 0):
+            near = [c for c in self.candidates() if c.effort == "thorough" and self.comes_near(c, most)]
             if not near or self.out_of_time():
                 return
             self.polish(near[0])
 
-    def comes_near(self, candidate: Candidate) -> bool:
-        """Whether a thoroughly scheduled candidate may be better than the best one, with the utmost effort too."""
-        margin = min(NEAR, GAIN_VARIES * max(self.most_gained, LEAST_GAIN))
+    def comes_near(self, candidate: Candidate, most: float = NEAR) -> bool:
+        """Whether a thoroughly scheduled candidate may be better than the best one, with the utmost effort too.
+
+        None may that is further from the best than `most` [1].
+        """
+        margin = min(most, GAIN_VARIES * max(self.most_gained, LEAST_GAIN))
         return candidate.figure < self.candidates()[0].figure * (1.0 + margin)
 
     def polish(self, candidate: Candidate) -> Candidate:
