@@ -66,11 +66,11 @@ class _WorkloadEstimator:
         """[U] operators of each item on the longest path of a middling design."""
         grid = self.tables.grid
         middle = grid.accelerator(tuple(int(length) // 2 for length in grid.lengths))
-        step = self.evaluator.step(middle)
-        items = step.problem.item_of
-        duration_s = np.maximum(step.costs.compute_s, step.costs.hbm_bytes / step.problem.hbm_bytes_per_s)
-        fastest = np.minimum.reduceat(duration_s, step.costs.option_start[:-1])
-        path = list(critical_path(step.problem, fastest[items]).tasks)
+        problem = self.evaluator.problem(middle)
+        items = problem.item_of
+        duration_s = np.maximum(problem.compute_s, problem.hbm_bytes / problem.hbm_bytes_per_s)
+        fastest = np.minimum.reduceat(duration_s, problem.option_start[:-1])
+        path = list(critical_path(problem, fastest[items]).tasks)
         return np.bincount(items[path], minlength=len(self.evaluator.arrays.items)).astype(np.float64)
 
 

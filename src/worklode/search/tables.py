@@ -55,6 +55,7 @@ class WorkloadTables:
         self.grid = grid
         self.template: Accelerator = grid.accelerator((0,) * len(grid.axes))
         self._work_times_s: tuple[Floats, Floats, Floats] | None = None
+        self._split_shapes: dict[int, Accelerator] = {}
         items = len(evaluator.arrays.items)
         model = evaluator.model
         self.exchanging_s = model.exchanging_s(evaluator.communication_s)
@@ -176,10 +177,13 @@ class WorkloadTables:
 
     def _grown_shape(self, key: int) -> Floats:
         shape, cores = divmod(key, MOST_CORES)
-        model, design = self.evaluator.model, self._shape(shape)
-        # The largest number first: the cost model then splits the products for all smaller ones too.
-        model.all_tensor_cores_s(replace(design, num_tensor_cores=int(self.grid.axes[TENSOR_CORES][-1])))
-        return model.all_tensor_cores_s(replace(design, num_tensor_cores=cores))
+        model = self.evaluator.model
+        if shape not in self._split_shapes:
+            # The largest number first: the cost model then splits the products for all smaller ones too.
+            largest = replace(self._shape(shape), num_tensor_cores=int(self.grid.axes[TENSOR_CORES][-1]))
+            model.all_tensor_cores_s(largest)
+            self._split_shapes[shape] = largest
+        return model.all_tensor_cores_s(replace(self._split_shapes[shape], num_tensor_cores=cores))
 
     def _width(self, key: int) -> Accelerator:
         return replace(self.template, vector_lanes=int(self.grid.axes[LANES][key]))
