@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from marks import put
+
 BUDGETS = ("tpuv2", "tpuv3", "tpuv4")
 OBJECTIVES = ("throughput", "throughput/tdp")
 # The distributed models of the paper (arXiv 2404.14632) and two more; 25 heads of GPT2-XL are divided by 5 alone.
@@ -47,7 +49,6 @@ the objective, *gap* what is proven of it.
 
 | model | budget | objective | stages: design | mean W | iteration [s] | gain | over one | gap |
 |---|---|---|---|---|---|---|---|---|"""
-BEGIN, END = "<!-- begin: benchmarks/distributed.py -->", "<!-- end: benchmarks/distributed.py -->"
 
 
 def mined(model: str, graph: Any, budget: str, objective: str) -> dict[str, Any]:
@@ -187,15 +188,7 @@ def main() -> None:
                 sys.stderr.write(f"{alike(rows[-1])}\n")
     memory = peak_memory("gpt3-175b", "tpuv3") if given.write else None
     text = section(rows, memory)
-    if given.write is None:
-        sys.stdout.write(text + "\n")
-        return
-    page = given.write.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or not after:
-        parser.error(f"{given.write} lacks the marks {BEGIN} and {END}")
-    given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    put(text, given.write, "distributed")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from marks import put
+
 MODELS = (
     "mobilenet-v3-large",
     "resnet18",
@@ -57,7 +59,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "slope x 0.5": ({}, {}, {"slope": 0.5}),
     "no slope": ({}, {}, {"slope": 0.0}),
 }
-BEGIN, END = "<!-- begin: benchmarks/exploration.py -->", "<!-- end: benchmarks/exploration.py -->"
 
 
 def mined(graph: Any, budget: str, variant: str) -> dict[str, float]:
@@ -154,15 +155,7 @@ def main() -> None:
                 found = rows[variant][-1]
                 sys.stderr.write(f"{model} {budget} {variant}: {found}\n")
     text = section(rows, len(models) * len(budgets))
-    if given.write is None:
-        sys.stdout.write(text + "\n")
-        return
-    page = given.write.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or not after:
-        parser.error(f"{given.write} lacks the marks {BEGIN} and {END}")
-    given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    put(text, given.write, "exploration")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def designs_within(grid: Grid, limits: Limits) -> tuple[Points, Floats]:
 def _slices(grid: Grid, limits: Limits) -> Iterator[tuple[int, Flags, Floats]]:
     """Which designs of each slice of the mesh, one place along its first axis, keep the limits, and TDP of all [W].
 
-    A slice at a time stays in the cache: a third of the time of the whole mesh at once, and a ninth of its memory.
+    A slice at a time stays in the cache: less time than the whole mesh at once, and a ninth of its memory.
     """
     space, technology = grid.space, grid.technology
     for row, rows in enumerate(space.tensor_core_rows):
